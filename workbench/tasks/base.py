@@ -1,0 +1,48 @@
+"""What a task is: data with a train and an eval split, prompt messages, and a checker."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from workbench.variants import WorkbenchError, unknown
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+Row = dict[str, Any]
+Message = dict[str, str]
+SPLITS = ("train", "eval")
+
+
+class Task(Protocol):
+    """The interface of every task; the tasks themselves are frozen dataclasses."""
+
+    name: str
+
+    def dataset(self, split: str) -> Dataset:
+        """The rows of `split`; "train" and "eval" share no row."""
+
+    def messages(self, row: Row) -> list[Message]:
+        """The chat messages that pose `row`'s problem."""
+
+    def score(self, row: Row, completion: str) -> float:
+        """1.0 where `completion` answers `row` rightly, else 0.0 (or a share in between)."""
+
+    def answer(self, completion: str) -> str:
+        """The checker's view of the answer in `completion`; for measuring and showing only."""
+
+
+def after_thinking(completion: str) -> str:
+    """The text after the last ``</think>``, stripped; all of it when there is no thinking.
+
+    An unclosed ``<think>`` leaves no answer: the result is empty.
+    """
+    if "</think>" in completion:
+        return completion.rsplit("</think>", 1)[1].strip()
+    return "" if "<think>" in completion else completion.strip()
+
+
+def check_split(split: str) -> None:
+    """Raise WorkbenchError unless `split` is "train" or "eval"."""
+    if split not in SPLITS:
+        raise WorkbenchError(unknown("split", split, SPLITS))

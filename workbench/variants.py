@@ -1,0 +1,99 @@
+"""The row type of every table, and the errors a user can mend.
+
+A kind of variant (objective, surrogate, anchor, reward, task) is one table ``name -> Variant`` written
+by hand at the bottom of its module. A Variant is the plain function plus what the panel, the recipe and
+the documentation need to show it: a formula, a source and its parameters.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+
+class WorkbenchError(Exception):
+    """Something the user can mend; its message is one sentence that says how."""
+
+
+@dataclass(frozen=True)
+class Param:
+    """One parameter of a variant: default, range (inclusive) or choices, and one line of help."""
+
+    name: str
+    default: float | int | str | bool
+    doc: str
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+
+    def check(self, owner: str, value: Any) -> None:
+        """Raise WorkbenchError if `value` is not allowed for this parameter."""
+        if self.choices:
+            if value not in self.choices:
+                raise WorkbenchError(unknown(f"{owner}.{self.name}", value, self.choices))
+            return
+        if isinstance(self.default, bool):
+            if not isinstance(value, bool):
+                raise WorkbenchError(f"{owner}.{self.name} is {value!r}; give true or false.")
+            return
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise WorkbenchError(f"{owner}.{self.name} is {value!r}; give a number.")
+        if isinstance(self.default, int) and not isinstance(value, int):
+            raise WorkbenchError(f"{owner}.{self.name} is {value!r}; give a whole number.")
+        if not math.isfinite(value):
+            raise WorkbenchError(f"{owner}.{self.name} is {value!r}; give a finite number.")
+        low = -math.inf if self.low is None else self.low
+        high = math.inf if self.high is None else self.high
+        if not low <= value <= high:
+            raise WorkbenchError(f"{owner}.{self.name} is {value!r}; give {low:g} to {high:g}.")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A function of one kind with what is needed to show it. Calling it calls the function."""
+
+    function: Callable[..., Any]
+    formula: str
+    source: str
+    params: tuple[Param, ...] = ()
+    min_group: int = 1  # completions per prompt that the function needs
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+    @property
+    def doc(self) -> str:
+        """The first line of the function's docstring: the tooltip."""
+        return (self.function.__doc__ or "").strip().split("\n")[0]
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Parameter name -> default value."""
+        return {param.name: param.default for param in self.params}
+
+    def check(self, owner: str, arguments: dict[str, Any]) -> None:
+        """Raise WorkbenchError for an unknown parameter or a value out of its range."""
+        by_name = {param.name: param for param in self.params}
+        for name, value in arguments.items():
+            if name not in by_name:
+                raise WorkbenchError(unknown(f"parameter of {owner}", name, by_name))
+            by_name[name].check(owner, value)
+
+
+def unknown(what: str, given: Any, allowed: Iterable[str]) -> str:
+    """The one message form for a wrong name: which, what was given, what is allowed, nearest match."""
+    names = [str(name) for name in allowed]
+    near = difflib.get_close_matches(str(given), names, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    listing = ", ".join(names) if names else "nothing (it takes no parameters)"
+    return f"Unknown {what} {given!r}; allowed: {listing}.{hint}"
+
+
+def lookup(table: dict[str, Any], what: str, name: str) -> Any:
+    """`table[name]`, or a WorkbenchError that lists the allowed names."""
+    if name not in table:
+        raise WorkbenchError(unknown(what, name, table))
+    return table[name]
