@@ -1,0 +1,29 @@
+"""The tasks: data with a train and an eval split, prompts, and a checker each."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any
+
+from workbench.tasks.arithmetic import Arithmetic
+from workbench.tasks.base import SPLITS, Task
+from workbench.tasks.countdown import Countdown
+from workbench.variants import WorkbenchError, lookup, unknown
+
+TASKS: dict[str, Task] = {
+    "countdown": Countdown(),
+    "arithmetic": Arithmetic(),
+}
+
+
+def make_task(name: str, **arguments: Any) -> Task:
+    """The task `name` with some of its fields changed: `make_task("countdown", numbers=4)`."""
+    task = lookup(TASKS, "task", name)
+    known = [field.name for field in fields(task)]
+    for argument in arguments:
+        if argument not in known:
+            raise WorkbenchError(unknown(f"parameter of {name}", argument, known))
+    return replace(task, **arguments)
+
+
+__all__ = ["SPLITS", "TASKS", "Arithmetic", "Countdown", "Task", "make_task"]

@@ -1,0 +1,1 @@
+"""The tiny world: corpus, tokenizer and pretraining of the shipped models."""
