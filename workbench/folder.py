@@ -1,0 +1,320 @@
+"""The folder of a run: the truth about it, readable with pandas and a text editor.
+
+    recipe.yaml          the recipe it started with
+    metrics.jsonl        one line a step, flushed at once; step 0 is the base model
+    events.jsonl         what changed and when: updates, forks, resumes, failures
+    rollouts/000010.parquet
+    checkpoints/000010/  adapter_model.safetensors + adapter_config.json (plain peft), optimizer.safetensors,
+                         state.json (step, recipe, file sizes); complete or absent, never half
+    status.json          what the run is doing, and which process does it
+    error.txt            the traceback of a failed run
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from workbench.recipe import Recipe
+from workbench.trainer import Report, State
+from workbench.variants import WorkbenchError
+
+FORMAT = 1  # raised when the layout of a run's folder changes
+OWN_FILES = ("adapter_model.safetensors", "adapter_config.json", "optimizer.safetensors")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Reads and writes the files of one run."""
+
+    path: Path
+
+    # --- metrics and events -------------------------------------------------------------------------
+
+    @property
+    def metrics_path(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def events_path(self) -> Path:
+        return self.path / "events.jsonl"
+
+    def append_metrics(self, record: dict[str, Any]) -> None:
+        """Write one step's line and flush it, before anybody sees its numbers."""
+        _append(self.metrics_path, record)
+
+    def append_event(self, step: int, kind: str, text: str, changes: dict[str, Any]) -> None:
+        """Write one event's line and flush it; `step` is the first step that it concerns."""
+        event = {"step": step, "time": time.time(), "kind": kind, "text": text, "changes": changes}
+        _append(self.events_path, event)
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """All whole lines; a last line cut short by a kill or a full disk is left out."""
+        return _read_lines(self.metrics_path)
+
+    def read_events(self) -> list[dict[str, Any]]:
+        """All whole lines of the events."""
+        return _read_lines(self.events_path)
+
+    def rewind(self, step: int, replaced: Iterable[str] = ()) -> dict[int, dict[str, Any]]:
+        """Drop the metrics and rollouts after `step`, which will be computed again.
+
+        Returns the updates after `step` to take up again: step -> new values. Fields in `replaced` are
+        left out of them, and struck from the events, since they are being set anew.
+        """
+        replay: dict[int, dict[str, Any]] = {}
+        events = self.read_events()
+        for event in events:
+            if event["kind"] == "update" and event["step"] > step:
+                for name in set(replaced) & set(event["changes"]):
+                    event["text"] += f" ({name} taken back)"
+                    del event["changes"][name]
+                replay[event["step"]] = {name: new for name, (_, new) in event["changes"].items()}
+        kept = [record for record in self.read_metrics() if record["step"] <= step]
+        _write_lines(self.metrics_path, kept)
+        _write_lines(self.events_path, events)
+        for file in self.rollout_files():
+            if int(file.stem) > step:
+                file.unlink()
+        return replay
+
+    def copy_history(self, parent: RunFolder, step: int) -> None:
+        """Take over the parent's metrics and events up to `step`."""
+        for name in ("metrics", "events"):
+            lines = getattr(parent, f"read_{name}")()
+            _write_lines(self.path / f"{name}.jsonl", [x for x in lines if x["step"] <= step])
+
+    # --- recipe and status --------------------------------------------------------------------------
+
+    def write_recipe(self, recipe: Recipe) -> None:
+        _replace(self.path / "recipe.yaml", recipe.to_yaml())
+
+    def read_recipe_text(self) -> str:
+        return (self.path / "recipe.yaml").read_text(encoding="utf-8")
+
+    def write_status(self, status: str, error: str | None = None) -> None:
+        """Say what the run is doing, and which process does it."""
+        record = {
+            "status": status,
+            "error": error,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "process_started": _process_started(os.getpid()),
+            "time": time.time(),
+        }
+        _replace(self.path / "status.json", json.dumps(record) + "\n")
+
+    def read_status(self) -> dict[str, Any]:
+        """The last status; "interrupted" when the process that held the run is gone."""
+        try:
+            record = json.loads((self.path / "status.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, json.JSONDecodeError):
+            return {"status": "interrupted", "error": None, "live": False}
+        active = record["status"] in ("starting", "running", "paused")
+        here = record.get("host") == socket.gethostname()
+        # A process on another host can't be asked; the run is taken to be alive there.
+        same = here and _process_started(record["pid"]) == record["process_started"]
+        record["live"] = active and (same or not here)
+        if active and not record["live"]:
+            record["status"] = "interrupted"
+        return record
+
+    def write_error(self, text: str) -> None:
+        _replace(self.path / "error.txt", text)
+
+    # --- rollouts -----------------------------------------------------------------------------------
+
+    def rollout_files(self) -> list[Path]:
+        """Saved batches in the order of their steps."""
+        return sorted((self.path / "rollouts").glob("[0-9]*.parquet"))
+
+    def write_rollouts(self, report: Report, state: State, name: str = "") -> Path:
+        """Save one step's batch as Parquet, under its step number or `name`."""
+        folder = self.path / "rollouts"
+        folder.mkdir(exist_ok=True)
+        target = folder / f"{name or f'{report.step:06d}'}.parquet"
+        partial = target.with_suffix(".part")
+        pq.write_table(rollout_table(report, state), partial, compression="zstd")
+        os.replace(partial, target)
+        return target
+
+    # --- checkpoints --------------------------------------------------------------------------------
+
+    def checkpoints(self) -> list[Path]:
+        """Complete checkpoints, oldest first; one that was cut short is passed over."""
+        found = sorted((self.path / "checkpoints").glob("[0-9]*"))
+        return [path for path in found if _complete(path)]
+
+    def write_checkpoint(self, state: State, recipe: Recipe) -> Path:
+        """Save adapter, optimiser, step and recipe; the folder appears whole or not at all."""
+        target = self.path / "checkpoints" / f"{state.step:06d}"
+        partial = target.with_name(f".part-{target.name}")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        state.policy.save(partial)
+        save_file(optimizer_tensors(state), partial / "optimizer.safetensors")
+        self._seal(partial, state.step, recipe)
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(partial, target)
+        return target
+
+    def adopt_checkpoint(self, source: Path, recipe: Recipe) -> Path:
+        """Copy another run's checkpoint here, to go on from it with `recipe`."""
+        target = self.path / "checkpoints" / source.name
+        partial = target.with_name(f".part-{target.name}")
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(source, partial)
+        self._seal(partial, int(source.name), recipe)
+        os.replace(partial, target)
+        return target
+
+    @staticmethod
+    def _seal(folder: Path, step: int, recipe: Recipe) -> None:
+        """Write state.json last, with the sizes of the other files, and push all of it to the disk."""
+        sizes = {name: (folder / name).stat().st_size for name in OWN_FILES}
+        record = {"format": FORMAT, "step": step, "recipe": recipe.to_dict(), "sizes": sizes}
+        (folder / "state.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+        for name in (*OWN_FILES, "state.json"):
+            with (folder / name).open("rb") as file:
+                os.fsync(file.fileno())
+
+
+def read_checkpoint_recipe(checkpoint: Path, functions: Iterable[Any] = ()) -> Recipe:
+    """The recipe that was in force when `checkpoint` was written."""
+    record = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+    return Recipe.from_dict(record["recipe"], functions)
+
+
+def restore(state: State, checkpoint: Path) -> None:
+    """Put a checkpoint's adapter, optimiser state and step into `state`."""
+    try:
+        state.policy.load_state(load_file(checkpoint / "adapter_model.safetensors"))
+        tensors = load_file(checkpoint / "optimizer.safetensors")
+    except (SafetensorError, OSError) as error:
+        raise WorkbenchError(
+            f"Checkpoint {checkpoint.name} can't be read ({error}); delete its folder "
+            "and resume again to go on from the one before."
+        ) from error
+    parameters = dict(state.policy.trainable())
+    for name, parameter in parameters.items():
+        slots = {key: tensors[f"{name}.{key}"] for key in ("exp_avg", "exp_avg_sq", "step")
+                 if f"{name}.{key}" in tensors}  # fmt: skip
+        if slots:
+            state.optimizer.state[parameter] = {
+                key: value if key == "step" else value.to(parameter.device)
+                for key, value in slots.items()
+            }
+    state.step = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))["step"]
+    state.policy.refresh_sampler()
+
+
+def optimizer_tensors(state: State) -> dict[str, torch.Tensor]:
+    """AdamW's moments and step counts by parameter name, on the CPU."""
+    return {
+        f"{name}.{key}": value.detach().cpu().contiguous()
+        for name, parameter in state.policy.trainable()
+        for key, value in state.optimizer.state.get(parameter, {}).items()
+    }
+
+
+def rollout_table(report: Report, state: State) -> pa.Table:
+    """One row per completion: texts, rewards, advantage and the series of its tokens."""
+    rollouts = report.rollouts
+    lengths = rollouts.lengths_B.tolist()
+    ids = rollouts.completion_ids_BT.tolist()
+    text_of = {i: state.policy.tokenizer.decode([i]) for i in {i for row in ids for i in row}}
+    columns: dict[str, Any] = {
+        "step": [report.step] * rollouts.B,
+        "prompt_index": [b // rollouts.G for b in range(rollouts.B)],
+        "prompt": [rollouts.prompts[b // rollouts.G] for b in range(rollouts.B)],
+        "completion": rollouts.completions,
+        "answer": [state.task.answer(text) for text in rollouts.completions],
+    }
+    for name, values_PG in report.rewards.items():
+        columns[f"reward/{name}"] = values_PG.flatten().tolist()
+    columns |= {
+        "reward/total": report.total_PG.flatten().tolist(),
+        "advantage": report.advantages_PG.flatten().tolist(),
+        "length": lengths,
+        "truncated": rollouts.truncated_B.tolist(),
+        "tokens": [[text_of[i] for i in row[:n]] for row, n in zip(ids, lengths, strict=True)],
+    }
+    for name in ("logprobs", "entropies"):
+        series_BT = getattr(rollouts, f"{name}_BT").tolist()
+        columns[name] = [row[:n] for row, n in zip(series_BT, lengths, strict=True)]
+    floats = pa.list_(pa.float32())
+    return pa.table(
+        {
+            name: pa.array(values, type=floats if name in ("logprobs", "entropies") else None)
+            for name, values in columns.items()
+        }
+    )
+
+
+def _complete(checkpoint: Path) -> bool:
+    """True when state.json can be read and every file has the size it says."""
+    try:
+        record = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+        return record["format"] == FORMAT and all(
+            (checkpoint / name).stat().st_size == size for name, size in record["sizes"].items()
+        )
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _append(path: Path, record: dict[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    except FileNotFoundError:
+        return []
+    records = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if any(later.strip() for later in lines[number:]):
+                raise WorkbenchError(
+                    f"Line {number} of {path.name} is damaged, with whole lines after it; "
+                    "delete or mend that line."
+                ) from error
+    return records
+
+
+def _write_lines(path: Path, records: list[dict[str, Any]]) -> None:
+    _replace(path, "".join(json.dumps(record) + "\n" for record in records))
+
+
+def _replace(path: Path, text: str) -> None:
+    partial = path.with_name(f".part-{path.name}")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _process_started(pid: int) -> float | None:
+    """When process `pid` began, or None if there is none; tells a process from a later one of its number."""
+    try:
+        return psutil.Process(pid).create_time()
+    except psutil.NoSuchProcess:
+        return None

@@ -1,0 +1,306 @@
+"""Recipe: every choice of a run in one frozen dataclass, validated without loading torch.
+
+Each field carries its help text, its range and whether it may change while a run is going (`live`); the
+panel, the command line and the messages are made from these. A variant field takes a name of its table or a
+function of your own with the same signature.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import dataclasses
+import json
+import math
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from workbench.anchors import ANCHORS
+from workbench.objectives import OBJECTIVES
+from workbench.rewards import REWARDS
+from workbench.surrogates import AGGREGATIONS, SURROGATES
+from workbench.tasks import TASKS, make_task
+from workbench.variants import Variant, WorkbenchError, lookup, unknown
+
+TABLES: dict[str, dict[str, Any]] = {
+    "task": TASKS,
+    "objective": OBJECTIVES,
+    "surrogate": SURROGATES,
+    "aggregation": AGGREGATIONS,
+    "anchor": ANCHORS,
+    "rewards": REWARDS,
+}
+_LINK = "workbench:"
+_LINK_LIMIT = 100_000  # bytes of JSON that a link may unpack to
+
+
+def _field(
+    default: Any,
+    doc: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+    live: bool = False,
+    above: float | None = None,
+) -> Any:
+    """A field with its help, range (`low` and `high` inclusive, `above` exclusive) and liveness."""
+    metadata = {"doc": doc, "low": low, "high": high, "choices": choices, "live": live, "above": above}
+    if isinstance(default, dict):
+        return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to train, on what, towards what, and how; see each field's `doc` in its metadata."""
+
+    name: str = _field("", "Short name of the run; made from task and objective when empty.")
+    seed: int = _field(0, "Seed of everything random in the run.", low=0, high=2**31 - 1)
+
+    model: str = _field("tiny-strong", "A shipped name, a folder, or a name on the Hugging Face hub.")
+    quantize: str = _field("nf4", "Base weights: 4-bit, 8-bit or as they are.",
+                           choices=("nf4", "int8", "none"))  # fmt: skip
+    lora_rank: int = _field(16, "Rank of the trained low-rank update.", low=1, high=1024)
+    lora_alpha: float = _field(32.0, "Scale of the update: alpha / rank times B A.", above=0)
+    lora_targets: str = _field("all-linear", "Layers that get an update; names joined by commas.")
+    lora_dropout: float = _field(0.0, "Dropout before the update while training.", low=0, high=0.9)
+    device: str = _field("auto", "Where to train.", choices=("auto", "cpu", "cuda"))
+
+    task: str = _field("countdown", "The problems and their checker.")
+    task_args: dict[str, Any] = _field({}, "Parameters of the task.")
+    rewards: dict[Any, float] = _field(
+        {"correct": 1.0, "format": 0.0, "length": 0.0},
+        "Weight of each reward; weight 0 measures without training on it.", live=True,
+    )  # fmt: skip
+
+    objective: str | Callable[..., Any] = _field("rloo", "From rewards to advantages.", live=True)
+    objective_args: dict[str, Any] = _field({}, "Parameters of the objective.", live=True)
+    surrogate: str | Callable[..., Any] = _field("reinforce", "The loss of a token.", live=True)
+    surrogate_args: dict[str, Any] = _field({}, "Parameters of the surrogate.", live=True)
+    aggregation: str | Callable[..., Any] = _field("sum", "From token losses to one.", live=True)
+    anchor: str | Callable[..., Any] = _field("reverse_kl", "What ties it to the base.", live=True)
+    anchor_args: dict[str, Any] = _field({}, "Parameters of the anchor.", live=True)
+    beta: float = _field(0.0, "Weight of the anchor; 0 switches it off.", low=0, live=True)
+
+    prompts_per_step: int = _field(16, "Prompts in a step (P).", low=1)
+    group_size: int = _field(16, "Completions of each prompt (G).", low=1)
+    max_new_tokens: int = _field(64, "Longest completion, in tokens.", low=1)
+    temperature: float = _field(1.0, "Sampling temperature.", above=0, high=10, live=True)
+    top_p: float = _field(1.0, "Nucleus sampling; 1 keeps all tokens.", above=0, high=1, live=True)
+    top_k: int = _field(0, "Sample among the k likeliest tokens; 0 keeps all.", low=0, live=True)
+    min_p: float = _field(0.0, "Drop tokens below this share of the likeliest one.",
+                          low=0, high=1, live=True)  # fmt: skip
+
+    steps: int = _field(100, "Optimiser steps (batches of rollouts).", low=1, live=True)
+    learning_rate: float = _field(2e-3, "AdamW's step size.", low=0, high=1, live=True)
+    weight_decay: float = _field(0.0, "AdamW's weight decay on the low-rank update.", low=0, high=1)
+    max_grad_norm: float = _field(1.0, "Longer gradients are cut to this norm.", above=0, live=True)
+    minibatches: int = _field(1, "Updates that a batch is cut into, by groups.", low=1)
+    epochs: int = _field(1, "Passes over each batch.", low=1)
+    microbatch: int = _field(256, "Completions in one forward pass; lower it to save memory.",
+                           low=1, live=True)
+
+    eval_every: int = _field(10, "Steps between evaluations.", low=1)
+    eval_prompts: int = _field(64, "Held-out prompts of an evaluation, always the same.", low=1)
+    eval_samples: int = _field(64, "Completions of each: pass@k is known up to this k.", low=1)
+    checkpoint_every: int = _field(10, "Steps between checkpoints.", low=1)
+    rollouts_every: int = _field(5, "Steps between saved batches of rollouts.", low=1)
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check_field(field, getattr(self, field.name))
+        for kind in ("objective", "surrogate", "anchor"):
+            row = self.variant(kind)
+            if isinstance(row, Variant):
+                row.check(str(getattr(self, kind)), getattr(self, f"{kind}_args"))
+        self.variant("aggregation")
+        make_task(self.task, **self.task_args)
+        self._check_rewards()
+        self._check_sizes()
+
+    def _check_rewards(self) -> None:
+        for reward, weight in self.rewards.items():
+            if not callable(reward):
+                lookup(REWARDS, "reward", reward)
+            if isinstance(weight, bool) or not isinstance(weight, (int, float)):
+                raise WorkbenchError(f"rewards[{_name(reward)!r}] is {weight!r}; give a number.")
+            if not math.isfinite(weight):
+                raise WorkbenchError(f"rewards[{_name(reward)!r}] is {weight!r}; give a finite one.")
+        if not any(self.rewards.values()):
+            raise WorkbenchError("All reward weights are 0; give at least one reward a weight.")
+
+    def _check_sizes(self) -> None:
+        needed = getattr(self.variant("objective"), "min_group", 1)
+        if self.group_size < needed:
+            raise WorkbenchError(
+                f"group_size is {self.group_size}, but objective {_name(self.objective)!r} compares "
+                f"completions of one prompt and needs at least {needed}."
+            )
+        if self.minibatches > self.prompts_per_step:
+            raise WorkbenchError(
+                f"minibatches is {self.minibatches}, but a batch holds {self.prompts_per_step} groups; "
+                "give at most prompts_per_step."
+            )
+
+    def variant(self, kind: str) -> Any:
+        """The row (or the user's own function) that field `kind` names."""
+        value = getattr(self, kind)
+        return value if callable(value) else lookup(TABLES[kind], kind, value)
+
+    def reward_functions(self) -> dict[str, Callable[..., Any]]:
+        """Reward name -> function, for every reward that is measured."""
+        return {_name(r): r if callable(r) else REWARDS[r] for r in self.rewards}
+
+    def reward_weights(self) -> dict[str, float]:
+        """Reward name -> weight."""
+        return {_name(r): float(weight) for r, weight in self.rewards.items()}
+
+    def make_task(self) -> Any:
+        """The task with its parameters."""
+        return make_task(self.task, **self.task_args)
+
+    def title(self) -> str:
+        """The run's name, or one made from task and objective."""
+        return self.name or f"{self.task}-{_name(self.objective)}"
+
+    def replace(self, **changes: Any) -> Recipe:
+        """A validated copy with some fields changed."""
+        for field in changes:
+            lookup(FIELDS, "recipe field", field)
+        return dataclasses.replace(self, **changes)
+
+    def diff(self, other: Recipe) -> dict[str, tuple[Any, Any]]:
+        """Fields that differ: name -> (value here, value there)."""
+        mine, theirs = self.to_dict(), other.to_dict()
+        return {key: (mine[key], theirs[key]) for key in mine if mine[key] != theirs[key]}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values only; a function of your own is written as its name."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        plain = {key: _name(value) if callable(value) else value for key, value in values.items()}
+        plain["rewards"] = self.reward_weights()
+        return {key: dict(value) if isinstance(value, dict) else value for key, value in plain.items()}
+
+    @classmethod
+    def from_dict(
+        cls, values: Mapping[str, Any], functions: Iterable[Callable[..., Any]] = ()
+    ) -> Recipe:
+        """The recipe of `to_dict`; `functions` are your own, matched by name."""
+        if not isinstance(values, Mapping):
+            raise WorkbenchError("A recipe is a list of 'field: value' lines; this is something else.")
+        own = {_name(function): function for function in functions}
+        changes = {key: own.get(v, v) if isinstance(v, str) else v for key, v in values.items()}
+        if isinstance(changes.get("rewards"), Mapping):
+            changes["rewards"] = {own.get(k, k): v for k, v in changes["rewards"].items()}
+        for field in changes:
+            lookup(FIELDS, "recipe field", field)
+        return cls(**changes)
+
+    def to_yaml(self) -> str:
+        """The whole recipe as YAML."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+
+    @classmethod
+    def from_yaml(cls, text: str, functions: Iterable[Callable[..., Any]] = ()) -> Recipe:
+        """The recipe in a YAML text; missing fields take their defaults."""
+        try:
+            values = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            place = getattr(error, "problem_mark", None)
+            where = f" at line {place.line + 1}" if place else ""
+            raise WorkbenchError(f"The recipe is not valid YAML{where}; correct it.") from error
+        return cls.from_dict({} if values is None else values, functions)
+
+    def changed(self) -> dict[str, Any]:
+        """The fields that differ from their defaults, as plain values."""
+        defaults = Recipe().to_dict()
+        return {key: value for key, value in self.to_dict().items() if value != defaults[key]}
+
+    def to_code(self) -> str:
+        """A snippet that runs this recipe."""
+        own = {_name(v): v for v in vars(self).values() if callable(v)}
+        own |= {_name(r): r for r in self.rewards if callable(r)}
+        lines = [f"    {key}={_code(value, own)}," for key, value in self.changed().items()]
+        body = "\n" + "\n".join(lines) + "\n" if lines else ""
+        return f"import workbench as wb\n\nrecipe = wb.Recipe({body})\nrun = wb.train(recipe)\n"
+
+    def to_link(self) -> str:
+        """One short string that holds every choice, the seed included."""
+        data = json.dumps(self.changed(), separators=(",", ":"), sort_keys=True).encode()
+        return _LINK + base64.urlsafe_b64encode(zlib.compress(data, 9)).decode().rstrip("=")
+
+    @classmethod
+    def from_link(cls, link: str, functions: Iterable[Callable[..., Any]] = ()) -> Recipe:
+        """The recipe in a link; links come from strangers, so its size is bounded."""
+        text = link.strip().removeprefix(_LINK)
+        try:
+            packed = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+            data = zlib.decompressobj().decompress(packed, _LINK_LIMIT)
+            values = json.loads(data)
+        except (binascii.Error, zlib.error, ValueError, RecursionError) as error:
+            raise WorkbenchError(
+                "This is not a whole recipe link; copy it again, from 'workbench:' to its end."
+            ) from error
+        return cls.from_dict(values, functions)
+
+
+FIELDS: dict[str, dataclasses.Field[Any]] = {f.name: f for f in dataclasses.fields(Recipe)}
+LIVE = tuple(name for name, field in FIELDS.items() if field.metadata["live"])
+
+
+def _name(value: Any) -> str:
+    return getattr(value, "__name__", type(value).__name__) if callable(value) else str(value)
+
+
+def _code(value: Any, own: Mapping[str, Any]) -> str:
+    """`value` as Python text; the names of the user's own functions stay names."""
+    if isinstance(value, str) and value in own:
+        return value
+    if isinstance(value, dict):
+        items = ", ".join(f"{_code(key, own)}: {_code(item, own)}" for key, item in value.items())
+        return "{" + items + "}"
+    return repr(value)
+
+
+def _check_field(field: dataclasses.Field[Any], value: Any) -> None:
+    """Raise WorkbenchError unless `value` has the field's type and lies in its range."""
+    name, default = field.name, field.default
+    if field.default_factory is not dataclasses.MISSING:
+        if not isinstance(value, dict):
+            raise WorkbenchError(f"{name} is {value!r}; give a dictionary of name: value.")
+        return
+    if isinstance(default, str):
+        if field.metadata["choices"] and value not in field.metadata["choices"]:
+            raise WorkbenchError(unknown(name, value, field.metadata["choices"]))
+        if not isinstance(value, str) and not (callable(value) and name in TABLES):
+            raise WorkbenchError(f"{name} is {value!r}; give a text.")
+        return
+    _check_number(field, value)
+
+
+def _check_number(field: dataclasses.Field[Any], value: Any) -> None:
+    name, limits = field.name, field.metadata
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        hint = " (in YAML write 0.001 or 1.0e-3)" if isinstance(value, str) else ""
+        raise WorkbenchError(f"{name} is {value!r}; give a number{hint}.")
+    if isinstance(field.default, int) and not isinstance(value, int):
+        raise WorkbenchError(f"{name} is {value!r}; give a whole number.")
+    if not math.isfinite(value):
+        raise WorkbenchError(f"{name} is {value!r}; give a finite number.")
+    low, high, above = limits["low"], limits["high"], limits["above"]
+    if (low is not None and value < low) or (high is not None and value > high):
+        raise WorkbenchError(f"{name} is {value!r}; give {_range(low, high)}.")
+    if above is not None and value <= above:
+        upper = "" if high is None else f" and at most {high:g}"
+        raise WorkbenchError(f"{name} is {value!r}; give more than {above:g}{upper}.")
+
+
+def _range(low: float | None, high: float | None) -> str:
+    if high is None:
+        return f"at least {low:g}"
+    return f"{low:g} to {high:g}"

@@ -1,0 +1,54 @@
+"""Rewards that a rule can check.
+
+Signature of every reward: ``f(rollouts, task) -> values_PG``. `rollouts` holds what `sample` recorded,
+`task` the checker. A reward of weight 0 is measured and shown but not trained on.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from workbench.variants import WorkbenchError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from workbench.rollout import Rollouts
+    from workbench.tasks.base import Task
+
+
+def correct(rollouts: Rollouts, task: Task) -> Tensor:
+    """1 where the task's checker accepts the completion, else 0."""
+    scores: list[float] = []
+    for index, completion in enumerate(rollouts.completions):
+        try:
+            scores.append(float(task.score(rollouts.rows[index // rollouts.G], completion)))
+        except Exception as error:
+            raise WorkbenchError(
+                f"Task {task.name!r} failed to score the completion {completion[:200]!r}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+    return rollouts.logprobs_BT.new_tensor(scores).view(rollouts.P, rollouts.G)
+
+
+def format_(rollouts: Rollouts, task: Task) -> Tensor:
+    """1 where the completion is one `<think>…</think>` followed by an answer, and ended by itself."""
+    truncated = rollouts.truncated_B.tolist()
+    good = [
+        0.0 if cut else float(well_formed(text))
+        for text, cut in zip(rollouts.completions, truncated, strict=True)
+    ]
+    return rollouts.logprobs_BT.new_tensor(good).view(rollouts.P, rollouts.G)
+
+
+def length(rollouts: Rollouts, task: Task) -> Tensor:
+    """Minus the completion's tokens as a share of the limit, from 0 (empty) to -1 (cut off)."""
+    return -(rollouts.lengths_B / rollouts.max_new_tokens).view(rollouts.P, rollouts.G)
+
+
+def well_formed(completion: str) -> bool:
+    """True for exactly one thinking block at the start and a non-empty answer after it."""
+    text = completion.strip()
+    if text.count("<think>") != 1 or text.count("</think>") != 1 or not text.startswith("<think>"):
+        return False
+    return bool(text.split("</think>", 1)[1].strip())

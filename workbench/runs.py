@@ -1,0 +1,361 @@
+"""Runs: start one, look at it, steer it, fork it, find it again by its folder.
+
+Every method returns at once, but for `wait` and `close`; the work is done by a thread (`worker`), and what
+it found is read from memory while it lives here, from the folder otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from workbench.folder import RunFolder, read_checkpoint_recipe
+from workbench.recipe import LIVE, Recipe
+from workbench.variants import WorkbenchError
+from workbench.worker import Worker
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+Listener = Callable[["Run", dict[str, Any]], None]
+
+MODEL_FIELDS = ("model", "quantize", "lora_rank", "lora_alpha", "lora_targets")  # the weights' own
+_HERE: dict[Path, Run] = {}  # runs that have had a thread in this process, by folder
+
+
+def train(
+    recipe: Recipe,
+    *,
+    folder: str | os.PathLike[str] | None = None,
+    blocking: bool = False,
+    listeners: Iterable[Listener] = (),
+) -> Run:
+    """Start training `recipe` in the background and return its Run at once.
+
+    Args:
+        folder: where the run is kept; by default a new folder under ``runs/`` (or $WORKBENCH_RUNS).
+        blocking: wait until it has finished, for scripts and tests; raises what the run raised.
+        listeners: called with (run, record) after each step's record is on the disk.
+
+    Raises:
+        WorkbenchError: the folder can't be made, or holds a run already.
+    """
+    run = Run(_new_folder(recipe, folder), recipe, listeners=listeners)
+    run._launch()
+    return run.wait() if blocking else run
+
+
+def attach(folder: str | os.PathLike[str], functions: Iterable[Callable[..., Any]] = ()) -> Run:
+    """The run kept in `folder`: the very Run if it was started here, read-only if alive elsewhere.
+
+    A finished, stopped, failed or killed run can be looked at, and `resume` goes on from its last whole
+    checkpoint. `functions` are your own rewards or variants that its recipe names.
+    """
+    path = Path(folder).resolve()
+    if path in _HERE:
+        return _HERE[path]
+    if not (path / "recipe.yaml").is_file():
+        raise WorkbenchError(f"{folder} is not the folder of a run: it has no recipe.yaml.")
+    kept = RunFolder(path)
+    checkpoints = kept.checkpoints()
+    if checkpoints:
+        recipe = read_checkpoint_recipe(checkpoints[-1], functions)
+    else:
+        recipe = Recipe.from_yaml(kept.read_recipe_text(), functions)
+    return Run(kept, recipe, functions=functions)
+
+
+class Run:
+    """One training run: its numbers, its controls, its folder. Made by `train`, `attach` and `fork`."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        recipe: Recipe,
+        *,
+        functions: Iterable[Callable[..., Any]] = (),
+        listeners: Iterable[Listener] = (),
+        parent: Run | None = None,
+    ) -> None:
+        self.folder = folder
+        self.listeners = list(listeners)
+        self._recipe = recipe
+        self._functions = tuple(functions)
+        self._parent = parent
+        self._worker: Worker | None = None
+        self._changes: dict[str, Any] = {}  # live fields to change when the run goes on
+        self._table: tuple[int, pd.DataFrame] = (-1, pd.DataFrame())
+
+    # --- what is known ------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The name of the run's folder."""
+        return self.folder.path.name
+
+    @property
+    def path(self) -> Path:
+        """The run's folder."""
+        return self.folder.path
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe with every change that was asked for so far."""
+        recipe = self._worker.wanted_recipe() if self._worker else self._recipe
+        return recipe.replace(**self._changes)
+
+    @property
+    def status(self) -> str:
+        """starting, running, paused, finished, stopped, failed, or interrupted (its process is gone)."""
+        return self._worker.status if self._worker else str(self.folder.read_status()["status"])
+
+    @property
+    def error(self) -> str | None:
+        """What ended a failed run, in a sentence; the traceback is in its error.txt."""
+        return self._worker.error if self._worker else self.folder.read_status()["error"]
+
+    @property
+    def live(self) -> bool:
+        """True while a thread, here or in another process, holds the run."""
+        if self._worker:
+            return not self._worker.done.is_set()
+        return bool(self.folder.read_status()["live"])
+
+    @property
+    def metrics(self) -> pd.DataFrame:
+        """One row per step with every metric; the index is the step. Step 0 is the base model."""
+        records = self._records()
+        if len(records) != self._table[0]:
+            table = pd.DataFrame(records) if records else pd.DataFrame({"step": []}, dtype=int)
+            self._table = (len(records), table.set_index("step"))
+        return self._table[1]
+
+    @property
+    def events(self) -> pd.DataFrame:
+        """What changed and when: step, time, kind, text, changes."""
+        columns = ["step", "time", "kind", "text", "changes"]
+        return pd.DataFrame(self.folder.read_events(), columns=columns)
+
+    @property
+    def progress(self) -> dict[str, float]:
+        """step, steps, seconds_per_step (evaluation spread over it), seconds_left, tokens_per_second."""
+        records = self._records()
+        recent = [record for record in records if record["step"] > 0][-20:]
+        training = sum(record["time/step"] for record in recent)
+        evaluating = sum(record.get("time/eval", 0.0) for record in recent)
+        step, steps = (records[-1]["step"] if records else 0), self.recipe.steps
+        each = (training + evaluating) / max(len(recent), 1)
+        tokens = sum(record["rollout/tokens"] for record in recent)
+        return {
+            "step": step,
+            "steps": steps,
+            "seconds_per_step": each,
+            "seconds_left": each * max(steps - step, 0),
+            "tokens_per_second": tokens / training if training else 0.0,
+        }
+
+    @property
+    def rollout_steps(self) -> list[int]:
+        """The steps whose rollouts were saved."""
+        return [int(file.stem) for file in self.folder.rollout_files()]
+
+    def rollouts(self, step: int | None = None) -> pd.DataFrame:
+        """The saved rollouts of `step` (default: the latest), one row per completion."""
+        saved = self.rollout_steps
+        if not saved:
+            raise WorkbenchError("This run has saved no rollouts yet; wait for its first step.")
+        if step is not None and step not in saved:
+            raise WorkbenchError(f"Step {step} has no saved rollouts; saved steps: {saved}.")
+        chosen = saved[-1] if step is None else step
+        return pd.read_parquet(self.path / "rollouts" / f"{chosen:06d}.parquet")
+
+    def figure(self) -> go.Figure:
+        """The curves as a plain plotly figure."""
+        from workbench.plots import curves_figure
+
+        return curves_figure([(self.name, self.metrics, self.events)])
+
+    def report(self, path: str | os.PathLike[str]) -> Path:
+        """Write a self-contained HTML page with the curves, the recipe and some rollouts."""
+        from workbench.report import report_html
+
+        page = report_html(
+            [(self.name, self.metrics, self.events)],
+            {self.name: self.recipe.to_yaml()},
+            {self.name: self.rollouts()} if self.rollout_steps else {},
+        )
+        Path(path).write_text(page, encoding="utf-8")
+        return Path(path)
+
+    def __repr__(self) -> str:
+        done = self.progress
+        return f"<Run {self.name}: {self.status}, step {done['step']} of {done['steps']}>"
+
+    # --- controls -----------------------------------------------------------------------------------
+
+    def pause(self) -> None:
+        """Pause before the next step; a checkpoint is written."""
+        self._own("pause").want("pause")
+
+    def step(self) -> None:
+        """Do one step, then pause."""
+        self._own("step").want("pause", extra_steps=1)
+
+    def stop(self) -> None:
+        """Stop after the step at hand, with a checkpoint; the run can be resumed. Twice is harmless."""
+        if self.live:
+            self._own("stop").want("stop")
+
+    def resume(self) -> None:
+        """Go on: at once after a pause, from the last checkpoint when the run has ended."""
+        if self.live:
+            self._own("resume").want("run")
+            return
+        steps = self.recipe.steps
+        if self.status == "finished" and self.progress["step"] >= steps:
+            raise WorkbenchError(
+                f"The run has finished its {steps} steps; to go on, call "
+                f"run.update(steps={steps * 2}) before run.resume()."
+            )
+        self._launch()
+
+    def update(self, **fields: Any) -> None:
+        """Change live fields; lands at the next step and is marked there. Wrong values raise at once."""
+        for name in fields:
+            if name not in LIVE:
+                self.recipe.replace(**{name: fields[name]})  # an unknown field is named by this
+                raise WorkbenchError(
+                    f"{name} can't change during a run; use run.fork({name}=…) or start a new run. "
+                    f"Live fields: {', '.join(LIVE)}."
+                )
+        if self.live:
+            self._own("update").change(fields)
+        else:
+            self.recipe.replace(**fields)
+            self._changes |= fields
+
+    def fork(
+        self,
+        *,
+        folder: str | os.PathLike[str] | None = None,
+        listeners: Iterable[Listener] = (),
+        **changes: Any,
+    ) -> Run:
+        """A new run that goes on from this one's weights, optimiser and seed, with `changes`."""
+        recipe = self.recipe.replace(**changes)
+        fixed = [name for name in self.recipe.diff(recipe) if name in MODEL_FIELDS]
+        if fixed:
+            raise WorkbenchError(
+                f"A fork keeps its parent's weights, so {', '.join(fixed)} can't change; "
+                "start a new run with wb.train instead."
+            )
+        child = Run(
+            _new_folder(recipe, folder),
+            recipe,
+            functions=self._functions,
+            listeners=listeners,
+            parent=self,
+        )
+        child._launch()
+        return child
+
+    def wait(self, timeout: float | None = None) -> Run:
+        """Wait for the end; raises what the run raised. An interrupt stops the run first."""
+        worker = self._own("wait for")
+        try:
+            worker.done.wait(timeout)
+        except KeyboardInterrupt:
+            worker.want("stop")
+            worker.done.wait()
+            raise
+        if worker.exception is not None:
+            raise worker.exception
+        return self
+
+    def close(self) -> None:
+        """Stop and wait for the end, which frees the model; an error stays readable in `error`."""
+        if self._worker:
+            self._worker.want("stop")
+            self._worker.done.wait()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    # --- inside -------------------------------------------------------------------------------------
+
+    def _records(self) -> list[dict[str, Any]]:
+        return self._worker.records if self._worker else self.folder.read_metrics()
+
+    def _own(self, verb: str) -> Worker:
+        """The thread of this run, or a sentence why there is none to talk to."""
+        if self._worker is None:
+            why = "it belongs to another process" if self.live else "it is not going; resume it first"
+            raise WorkbenchError(f"Can't {verb} this run: {why}.")
+        return self._worker
+
+    def _launch(self) -> None:
+        left = self._worker.changes_left() if self._worker else {}
+        self._worker = Worker(
+            self.folder,
+            self._recipe,
+            functions=self._functions,
+            changes=left | self._changes,
+            inherit=self._inherit if self._parent else None,
+            on_record=self._tell_listeners,
+        )
+        self._changes = {}
+        _HERE[self.path] = self
+
+    def _tell_listeners(self, record: dict[str, Any]) -> None:
+        for listener in self.listeners:
+            listener(self, record)
+
+    def _inherit(self) -> None:
+        """Copy the parent's weights, optimiser and curves up to now into this folder."""
+        assert self._parent is not None
+        parent = self._parent
+        if parent._worker:
+            parent._worker.checkpoint_now()
+        checkpoints = parent.folder.checkpoints()
+        if not checkpoints:
+            raise WorkbenchError(f"{parent.name} has no checkpoint to fork from.")
+        step = int(checkpoints[-1].name)
+        self.folder.copy_history(parent.folder, step)
+        self.folder.append_event(step, "fork", f"forked from {parent.name} at step {step}", {})
+        self.folder.adopt_checkpoint(checkpoints[-1], self._recipe)
+
+
+def _new_folder(recipe: Recipe, folder: str | os.PathLike[str] | None) -> RunFolder:
+    """Make the folder of a new run, with its recipe in it."""
+    if folder is None:
+        root = Path(os.environ.get("WORKBENCH_RUNS", "runs"))
+        short = re.sub(r"[^a-z0-9]+", "-", recipe.title().lower()).strip("-")[:40]
+        stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{short or 'run'}"
+        names = (stem, *(f"{stem}-{number}" for number in range(2, 1000)))
+        path = next(root / name for name in names if not (root / name).exists())
+    else:
+        path = Path(folder)
+        if (path / "recipe.yaml").exists():
+            raise WorkbenchError(
+                f"{folder} holds a run already; choose another folder, or go on with "
+                f"wb.attach({str(folder)!r}).resume()."
+            )
+    kept = RunFolder(path.resolve())
+    try:
+        kept.path.mkdir(parents=True, exist_ok=True)
+        kept.write_recipe(recipe)
+    except OSError as error:
+        raise WorkbenchError(
+            f"Can't make the run's folder {path} ({error.strerror}); give folder=… on a disk with room "
+            "that you may write to."
+        ) from error
+    return kept

@@ -1,0 +1,265 @@
+"""The thread that trains a run: one step after another, taking up requests in between.
+
+A request (pause, stop, change a field, save) only notes what is wanted and returns; the thread looks at the
+notes between two steps. Each step's numbers reach the disk before memory, and memory before the listeners.
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from workbench.evaluation import evaluate
+from workbench.folder import RunFolder, read_checkpoint_recipe, restore
+from workbench.recipe import Recipe
+from workbench.trainer import NonFiniteError, State, prepare, train_step
+from workbench.variants import WorkbenchError
+
+
+class RunFailed(RuntimeError):
+    """A run ended by an error that is not the user's to mend by another value; see its error.txt."""
+
+
+class Worker:
+    """Trains `recipe` in `folder` from its last checkpoint, or from the start, until told otherwise.
+
+    `inherit`, if given, is called first in the thread of a run without checkpoints: it fills the folder
+    with what a fork takes over. `changes` are live fields to set at the first step.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        recipe: Recipe,
+        *,
+        functions: Iterable[Callable[..., Any]] = (),
+        changes: dict[str, Any] | None = None,
+        inherit: Callable[[], None] | None = None,
+        on_record: Callable[[dict[str, Any]], None] = lambda record: None,
+    ) -> None:
+        self.folder = folder
+        self.recipe = recipe
+        self.records: list[dict[str, Any]] = []
+        self.status = "starting"
+        self.error: str | None = None
+        self.exception: Exception | None = None
+        self.done = threading.Event()
+        self._functions = tuple(functions)
+        self._inherit = inherit
+        self._on_record = on_record
+        self._lock = threading.Condition()  # guards the four notes below
+        self._wanted = "run"  # run, pause or stop
+        self._extra_steps = 0  # single steps asked for
+        self._changes = dict(changes or {})
+        self._save_requests: list[threading.Event] = []
+        self._replay: dict[int, dict[str, Any]] = {}  # changes of a killed run, by their step
+        folder.write_status("starting")
+        threading.Thread(target=self._work, name=f"run {folder.path.name}", daemon=True).start()
+
+    # --- requests, from any thread ------------------------------------------------------------------
+
+    def want(self, what: str, extra_steps: int = 0) -> None:
+        """Ask to "run", "pause" or "stop"; `extra_steps` are still done while pausing."""
+        with self._lock:
+            self._wanted = what
+            self._extra_steps += extra_steps
+            self._lock.notify_all()
+
+    def change(self, fields: dict[str, Any]) -> None:
+        """Ask for live fields to change at the next step; raises at once on a wrong value."""
+        with self._lock:
+            changes = self._changes | fields
+            self.recipe.replace(**changes)
+            self._changes = changes
+            self._lock.notify_all()
+
+    def wanted_recipe(self) -> Recipe:
+        """The recipe of the next step."""
+        with self._lock:
+            return self.recipe.replace(**self._changes)
+
+    def changes_left(self) -> dict[str, Any]:
+        """Changes that were asked for and not taken up, for the thread that goes on from here."""
+        with self._lock:
+            return dict(self._changes)
+
+    def checkpoint_now(self) -> None:
+        """Write a checkpoint of the present state; waits until the step at hand is done."""
+        request = threading.Event()
+        with self._lock:
+            self._save_requests.append(request)
+            self._lock.notify_all()
+        while not request.wait(0.1) and not self.done.is_set():
+            pass
+
+    # --- the thread ---------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        state: State | None = None
+        try:
+            state = self._begin()
+            while self._gate(state):
+                self._one_step(state)
+            self.folder.write_checkpoint(state, self.recipe)
+            self._set_status("finished" if state.step >= self.recipe.steps else "stopped")
+        except Exception as error:  # noqa: BLE001 -- kept as text, raised again by Run.wait
+            self._fail(error, state)
+        finally:
+            del state
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            self.done.set()
+
+    def _begin(self) -> State:
+        """Load everything; go back to the last checkpoint if there is one, else measure the base."""
+        checkpoints = self.folder.checkpoints()
+        if self._inherit is not None and not checkpoints:
+            self._inherit()
+            checkpoints = self.folder.checkpoints()
+        functions = self._known_functions()
+        if checkpoints:
+            self.recipe = read_checkpoint_recipe(checkpoints[-1], functions)
+        elif self.folder.read_metrics():
+            self.recipe = Recipe.from_yaml(self.folder.read_recipe_text(), functions)
+        state = prepare(self.recipe)
+        if checkpoints:
+            restore(state, checkpoints[-1])
+        # What is asked for now wins over what a killed run had changed later on.
+        self._replay = self.folder.rewind(state.step, replaced=self._changes)
+        self.records = self.folder.read_metrics()
+        self._set_status("running")
+        if not self.records:
+            self._record({"step": 0, **self._evaluate(state)})
+        return state
+
+    def _known_functions(self) -> tuple[Callable[..., Any], ...]:
+        """The user's own functions: those given, and those in the recipe at hand."""
+        values = [*vars(self.recipe).values(), *self.recipe.rewards]
+        return (*self._functions, *(value for value in values if callable(value)))
+
+    def _gate(self, state: State) -> bool:
+        """Hold here while paused. True: do a step. False: the end is reached or wanted."""
+        while True:
+            with self._lock:
+                requests, self._save_requests = self._save_requests, []
+                go = self._wanted == "run" or self._extra_steps > 0
+                end = self._wanted == "stop" or state.step >= self._changes.get(
+                    "steps", self.recipe.steps
+                )
+                if not (requests or go or end) and self.status == "paused":
+                    self._lock.wait()
+                    continue
+                if go and not end:
+                    self._extra_steps = max(self._extra_steps - 1, 0)
+            holding = not (go or end)
+            if requests or (holding and self.status != "paused"):
+                self.folder.write_checkpoint(state, self.recipe)
+            for request in requests:
+                request.set()
+            if not holding:
+                self._set_status("running")
+                return not end
+            self._set_status("paused")
+
+    def _one_step(self, state: State) -> None:
+        self._take_up_changes(state.step + 1)
+        recipe, step = self.recipe, state.step + 1
+        evaluating = step % recipe.eval_every == 0 or step >= recipe.steps
+        report = train_step(state, recipe, measure_kl=evaluating)
+        measured = self._evaluate(state) if evaluating else {}
+        self._record({"step": step, **report.metrics, **measured})
+        if evaluating or step == 1 or step % recipe.rollouts_every == 0:
+            self.folder.write_rollouts(report, state)
+        if step % recipe.checkpoint_every == 0:
+            self.folder.write_checkpoint(state, recipe)
+
+    def _take_up_changes(self, step: int) -> None:
+        """Replay what a killed run had changed at this step, then take up what is asked for now."""
+        if step in self._replay:
+            changed = self.recipe.to_dict() | self._replay.pop(step)
+            self.recipe = Recipe.from_dict(changed, self._known_functions())
+        with self._lock:
+            changes, self._changes = self._changes, {}
+            before, self.recipe = self.recipe, self.recipe.replace(**changes)
+        differences = before.diff(self.recipe)
+        if differences:
+            self.folder.append_event(step, "update", describe(differences), differences)
+
+    def _evaluate(self, state: State) -> dict[str, float]:
+        started = time.perf_counter()
+        measured = evaluate(
+            state.policy,
+            state.task,
+            prompts=self.recipe.eval_prompts,
+            samples=self.recipe.eval_samples,
+            max_new_tokens=self.recipe.max_new_tokens,
+        ).metrics()
+        return measured | {"time/eval": time.perf_counter() - started}
+
+    def _record(self, record: dict[str, Any]) -> None:
+        """Disk, then memory, then listeners."""
+        record["time"] = time.time()
+        self.folder.append_metrics(record)
+        self.records.append(record)
+        self._on_record(record)
+
+    def _set_status(self, status: str) -> None:
+        if status != self.status:
+            self.folder.write_status(status)
+            self.status = status
+
+    def _fail(self, error: Exception, state: State | None) -> None:
+        """Keep the error as text, save the batch of a non-finite loss, let go of the frames' tensors."""
+        self.error = sentence(error, self.folder.path)
+        self.exception = error if isinstance(error, WorkbenchError) else RunFailed(self.error)
+        text = "".join(traceback.format_exception(error))
+        step = state.step if state is not None else 0
+        try:
+            if isinstance(error, NonFiniteError) and state is not None:
+                self.folder.write_rollouts(error.report, state, name="non-finite-batch")
+            self.folder.write_error(text)
+            self.folder.append_event(step, "error", self.error, {})
+            self.folder.write_status("failed", self.error)
+        except OSError as disk_error:  # the disk itself may be what failed; memory still tells
+            self.error += f" This could not be written to the run's folder: {disk_error}."
+        traceback.clear_frames(error.__traceback__)
+        self.status = "failed"
+
+
+def sentence(error: Exception, path: Path) -> str:
+    """What happened and what to do about it, for a person."""
+    again = f"wb.attach({str(path)!r}).resume()"
+    text = str(error)
+    if isinstance(error, WorkbenchError):
+        return text
+    lowered = text.lower()
+    no_memory = "out of memory" in lowered or "can't allocate memory" in lowered
+    if no_memory or isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return (
+            "Out of memory: lower microbatch first, as in run.update(microbatch=32), then run.resume(); "
+            "or start a new run with a smaller prompts_per_step, group_size, max_new_tokens or "
+            "eval_samples."
+        )
+    if isinstance(error, OSError):
+        return f"Can't write the run's folder ({text}); free or unlock the disk, then {again}."
+    return f"{type(error).__name__}: {text} (the traceback is in error.txt of {path.name})"
+
+
+def describe(differences: dict[str, tuple[Any, Any]]) -> str:
+    """Changed fields as one line: `beta 0 → 0.1, objective rloo → maxrl`."""
+    parts = []
+    for name, (old, new) in differences.items():
+        if isinstance(old, dict) and isinstance(new, dict):
+            keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+            parts += [f"{name}.{key} {old.get(key, '–')} → {new.get(key, '–')}" for key in keys]
+        else:
+            parts.append(f"{name} {old} → {new}")
+    return ", ".join(parts)
