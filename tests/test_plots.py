@@ -66,13 +66,18 @@ def test_the_greatest_k_is_shown_and_those_between_are_folded_into_the_legend():
     assert visible == {1: True, 2: "legendonly", 4: True, 8: True, 16: False}
 
 
+def test_the_intervals_are_those_of_the_least_and_the_greatest_k():
+    data = plots.trace_data("a", make_metrics(ks=(1, 2, 4, 8)), make_events())
+    assert [key for key in data if "band" in key and data[key].visible] == ["band@1", "band@8"]
+
+
 def test_rewards_put_the_total_first_and_keep_their_names():
     data = plots.trace_data("a", make_metrics(), make_events())
     assert [data[f"reward/{i}"].name for i in range(3)] == ["total", "correct", None]
     assert data["reward/1"].y[0] == 0.5
 
 
-def test_events_of_one_step_share_a_mark_and_every_panel_over_steps_has_it():
+def test_events_of_one_step_share_a_mark_and_every_subplot_over_steps_has_it():
     events = make_events((3, "objective: rloo to maxrl"), (3, "beta: 0 to 0.1"), (7, "paused"))
     data = plots.trace_data("a", make_metrics(), events)
     mark = data["mark/pass"]
@@ -135,13 +140,13 @@ def test_the_legends_name_each_visible_line_once():
 
 
 def test_subplots_do_not_overlap_and_marks_have_their_own_axis():
-    cells = [plots.cell(panel) for panel in plots.PANELS]
+    cells = [plots.cell(subplot) for subplot in plots.SUBPLOTS]
     for i, (left, right, bottom, top) in enumerate(cells):
         assert 0 <= left < right <= 1.001 and 0 <= bottom < top <= 1
         for other in cells[:i]:
             apart = left > other[1] or other[0] > right or bottom > other[3] or other[2] > top
             assert apart
-    axes = [axis for panel in plots.PANELS for axis in plots.axis_ids(panel)[1:]]
+    axes = [axis for subplot in plots.SUBPLOTS for axis in plots.axis_ids(subplot)[1:]]
     assert len(axes) == len(set(axes))
 
 

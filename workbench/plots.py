@@ -24,8 +24,8 @@ HEIGHT = 740
 MAX_POINTS = 2_000
 REWARD_SLOTS = 8  # reward/total and seven parts; a live figure can't grow traces
 KS = (1, 2, 4, 8, 16, 32, 64)
+TICK_KS = tuple(2**i for i in range(13))
 SHOWN_KS = (1, 4, 16, 64)  # the others start folded away in the legend
-BAND_KS = (1, 64)
 
 # Okabe and Ito's palette, told apart with any colour vision; amber for its yellow, unseen on white.
 BLUE, SKY, GREEN, ORANGE = "#0072B2", "#56B4E9", "#009E73", "#E69F00"
@@ -40,7 +40,7 @@ SYMBOLS = ("circle", "square", "diamond", "triangle-up")
 
 
 @dataclass(frozen=True)
-class Panel:
+class Subplot:
     """One subplot: its row, first column and columns spanned, and the metric of its single line."""
 
     key: str
@@ -51,16 +51,16 @@ class Panel:
     metric: str = ""  # "" where the lines are many: pass@k and the rewards
 
 
-PANELS = (
-    Panel("pass", "pass@k over steps", 0, 0, 2),
-    Panel("k", "pass@k against k", 0, 2),
-    Panel("reward", "rewards", 1, 0, 2),
-    Panel("entropy", "entropy, nats a token", 1, 2, metric="train/entropy"),
-    Panel("kl", "KL from the base, nats a token", 2, 0, metric="train/kl"),
-    Panel("length", "completion length, tokens", 2, 1, metric="rollout/length"),
-    Panel("zero", "share of groups without signal", 2, 2, metric="groups/zero_signal"),
+SUBPLOTS = (
+    Subplot("pass", "pass@k over steps", 0, 0, 2),
+    Subplot("k", "pass@k against k", 0, 2),
+    Subplot("reward", "rewards", 1, 0, 2),
+    Subplot("entropy", "entropy, nats a token", 1, 2, metric="train/entropy"),
+    Subplot("kl", "KL from the base, nats a token", 2, 0, metric="train/kl"),
+    Subplot("length", "completion length, tokens", 2, 1, metric="rollout/length"),
+    Subplot("zero", "share of groups without signal", 2, 2, metric="groups/zero_signal"),
 )
-STEP_PANELS = tuple(panel for panel in PANELS if panel.key != "k")
+STEP_SUBPLOTS = tuple(subplot for subplot in SUBPLOTS if subplot.key != "k")
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,10 @@ def series(metrics: pd.DataFrame, column: str) -> tuple[np.ndarray, np.ndarray]:
     """The steps and finite values of `column`, thinned; empty where the run doesn't measure it."""
     if column not in metrics:
         return NOTHING.x, NOTHING.y
-    y = pd.to_numeric(metrics[column], errors="coerce").to_numpy(np.float32)
+    values = metrics[column]
+    if values.dtype == object:
+        values = pd.to_numeric(values, errors="coerce")
+    y = values.to_numpy(np.float32)
     known = np.isfinite(y)
     return thin(metrics.index.to_numpy(np.int32)[known], y[known])
 
@@ -113,15 +116,10 @@ def line(metrics: pd.DataFrame, column: str, name: str, visible: bool | str = Tr
 
 def band(metrics: pd.DataFrame, k: int) -> TraceData:
     """The 95 % interval of pass@k as one outline: out along the top, back along the bottom."""
-    columns = [f"eval/pass@{k}/low", f"eval/pass@{k}/high"]
-    if not set(columns) <= set(metrics):
+    x_low, low = series(metrics, f"eval/pass@{k}/low")
+    x_high, high = series(metrics, f"eval/pass@{k}/high")
+    if len(x_low) < 2 or len(x_high) < 2:
         return NOTHING
-    known = metrics[columns].apply(pd.to_numeric, errors="coerce").dropna()
-    if len(known) < 2:
-        return NOTHING
-    steps = known.index.to_numpy(np.int32)
-    x_low, low = thin(steps, known[columns[0]].to_numpy(np.float32))
-    x_high, high = thin(steps, known[columns[1]].to_numpy(np.float32))
     return TraceData(np.concatenate([x_high, x_low[::-1]]), np.concatenate([high, low[::-1]]))
 
 
@@ -167,7 +165,7 @@ def trace_data(name: str, metrics: pd.DataFrame, events: pd.DataFrame) -> dict[s
     """Every trace of one run, by key; the keys are the same for every run and every moment.
 
     Keys: ``pass@K``, ``band@K``, ``k/base``, ``k/now``, ``reward/0`` ..., the key of each
-    single-line panel, and ``mark/PANEL`` for each panel over steps.
+    single-line subplot, and ``mark/SUBPLOT`` for each subplot over steps.
     """
     name = html.escape(name)
     last_k = max(pass_ks(metrics), default=64)
@@ -176,7 +174,8 @@ def trace_data(name: str, metrics: pd.DataFrame, events: pd.DataFrame) -> dict[s
         f"pass@{k}": line(metrics, f"eval/pass@{k}", f"@{k}", True if k in shown else "legendonly")
         for k in KS
     }
-    data |= {f"band@{k}": band(metrics, k) for k in BAND_KS}
+    banded = (1, last_k)
+    data |= {f"band@{k}": band(metrics, k) if k in banded else NOTHING for k in KS}
     data["k/base"] = against_k(metrics, 0)
     data["k/now"] = against_k(metrics, -1)
     columns = reward_columns(metrics)
@@ -185,27 +184,27 @@ def trace_data(name: str, metrics: pd.DataFrame, events: pd.DataFrame) -> dict[s
         data[f"reward/{slot}"] = (
             line(metrics, columns[slot], html.escape(label)) if label else NOTHING
         )
-    data |= {p.key: line(metrics, p.metric, name) for p in PANELS if p.metric}
+    data |= {p.key: line(metrics, p.metric, name) for p in SUBPLOTS if p.metric}
     mark = marks(events)
-    return data | {f"mark/{panel.key}": mark for panel in STEP_PANELS}
+    return data | {f"mark/{subplot.key}": mark for subplot in STEP_SUBPLOTS}
 
 
 # ------------------------------------------------------------------ the figure
 
 
-def axis_ids(panel: Panel) -> tuple[str, str, str]:
-    """The x axis, the y axis and the marks' own y axis (0 to 1, hidden) of a panel."""
-    number = PANELS.index(panel) + 1
+def axis_ids(subplot: Subplot) -> tuple[str, str, str]:
+    """The x axis, the y axis and the marks' own y axis (0 to 1, hidden) of a subplot."""
+    number = SUBPLOTS.index(subplot) + 1
     suffix = "" if number == 1 else str(number)
-    return f"x{suffix}", f"y{suffix}", f"y{number + len(PANELS)}"
+    return f"x{suffix}", f"y{suffix}", f"y{number + len(SUBPLOTS)}"
 
 
-def cell(panel: Panel) -> tuple[float, float, float, float]:
-    """Left, right, bottom and top of a panel's axes, as shares of the figure."""
+def cell(subplot: Subplot) -> tuple[float, float, float, float]:
+    """Left, right, bottom and top of a subplot's axes, as shares of the figure."""
     width, gap = 0.27, 0.095
-    left = panel.column * (width + gap)
-    bottom, top = ((0.595, 0.93), (0.32, 0.495), (0.055, 0.235))[panel.row]
-    return left, left + width * panel.span + gap * (panel.span - 1), bottom, top
+    left = subplot.column * (width + gap)
+    bottom, top = ((0.595, 0.93), (0.32, 0.495), (0.055, 0.235))[subplot.row]
+    return left, left + width * subplot.span + gap * (subplot.span - 1), bottom, top
 
 
 def trace_styles(slot: int) -> dict[str, dict[str, Any]]:
@@ -215,38 +214,38 @@ def trace_styles(slot: int) -> dict[str, dict[str, Any]]:
     first = slot == 0  # a legend names each kind of line once; the runs' legend names each run once
     marker = {"symbol": symbol, "size": 6}
     styles: dict[str, dict[str, Any]] = {}
-    for k in BAND_KS:
+    for k in KS:
         fill = f"rgba{(*bytes.fromhex(K_COLOURS[k][1:]), 0.13)}"
         styles[f"band@{k}"] = {
-            "panel": "pass", "mode": "lines", "line": {"width": 0}, "fill": "toself",
+            "subplot": "pass", "mode": "lines", "line": {"width": 0}, "fill": "toself",
             "fillcolor": fill, "hoverinfo": "skip", "showlegend": False, "legendgroup": f"pass@{k}",
         }  # fmt: skip
     for k in KS:
         styles[f"pass@{k}"] = {
-            "panel": "pass", "mode": "lines+markers", "legend": "legend",
+            "subplot": "pass", "mode": "lines+markers", "legend": "legend",
             "legendgroup": f"pass@{k}", "showlegend": first, "marker": marker,
-            "line": {"color": K_COLOURS[k], "dash": dash, "width": 2.4 if k in BAND_KS else 1.5},
+            "line": {"color": K_COLOURS[k], "dash": dash, "width": 2.4 if k in (1, 64) else 1.5},
         }  # fmt: skip
     for key, colour in (("k/base", GREY), ("k/now", run_colour)):
         styles[key] = {
-            "panel": "k", "mode": "lines+markers", "legend": "legend2", "showlegend": first,
+            "subplot": "k", "mode": "lines+markers", "legend": "legend2", "showlegend": first,
             "marker": marker, "line": {"color": colour, "dash": dash, "width": 2},
         }  # fmt: skip
     for index in range(REWARD_SLOTS):
         styles[f"reward/{index}"] = {
-            "panel": "reward", "mode": "lines", "legend": "legend3", "showlegend": first,
+            "subplot": "reward", "mode": "lines", "legend": "legend3", "showlegend": first,
             "line": {"color": REWARD_COLOURS[index], "dash": dash, "width": 2.4 - (index > 0)},
         }  # fmt: skip
-    for panel in PANELS:
-        if panel.metric:
-            styles[panel.key] = {
-                "panel": panel.key, "mode": "lines", "legend": "legend4",
-                "legendgroup": f"run{slot}", "showlegend": panel.key == "entropy",
+    for subplot in SUBPLOTS:
+        if subplot.metric:
+            styles[subplot.key] = {
+                "subplot": subplot.key, "mode": "lines", "legend": "legend4",
+                "legendgroup": f"run{slot}", "showlegend": subplot.key == "entropy",
                 "line": {"color": run_colour, "dash": dash, "width": 1.8},
             }  # fmt: skip
-    for panel in STEP_PANELS:
-        styles[f"mark/{panel.key}"] = {
-            "panel": panel.key, "mode": "lines+markers", "showlegend": False,
+    for subplot in STEP_SUBPLOTS:
+        styles[f"mark/{subplot.key}"] = {
+            "subplot": subplot.key, "mode": "lines+markers", "showlegend": False,
             "line": {"color": GREY, "width": 1, "dash": "dot"},
             "marker": {"symbol": "triangle-down", "size": 8, "color": GREY},
             "hovertemplate": "%{text}<extra></extra>",
@@ -263,11 +262,11 @@ def trace_index(slot: int) -> dict[str, int]:
 def empty_trace(slot: int, key: str, style: Mapping[str, Any]) -> go.Scatter:
     """A trace with its place and look, and nothing in it yet."""
     style = dict(style)
-    where = style.pop("panel")
-    panel = next(p for p in PANELS if p.key == where)
-    x_axis, y_axis, mark_axis = axis_ids(panel)
+    where = style.pop("subplot")
+    subplot = next(p for p in SUBPLOTS if p.key == where)
+    x_axis, y_axis, mark_axis = axis_ids(subplot)
     mark = key.startswith("mark/")
-    hover = "k %{x}: %{y:.3f}" if panel.key == "k" else "step %{x}: %{y:.4g}"
+    hover = "k %{x}: %{y:.3f}" if subplot.key == "k" else "step %{x}: %{y:.4g}"
     prefix = "pass" if key.startswith("pass@") else ""
     style.setdefault("hovertemplate", f"{hover}<extra>{prefix}%{{fullData.name}}</extra>")
     if style.get("hoverinfo") == "skip":
@@ -286,9 +285,9 @@ def layout(theme: str, runs: int) -> dict[str, Any]:
         "margin": {"l": 44, "r": 12, "t": 8, "b": 34}, "font": {"size": 11},
         "paper_bgcolor": CLEAR, "plot_bgcolor": CLEAR, "annotations": [],
     }  # fmt: skip
-    for panel in PANELS:
-        left, right, bottom, top = cell(panel)
-        x_axis, y_axis, mark_axis = axis_ids(panel)
+    for subplot in SUBPLOTS:
+        left, right, bottom, top = cell(subplot)
+        x_axis, y_axis, mark_axis = axis_ids(subplot)
         x_name, y_name, mark_name = (a[0] + "axis" + a[1:] for a in (x_axis, y_axis, mark_axis))
         common = {"gridcolor": "rgba(127,127,127,0.22)", "zeroline": False}
         result[x_name] = {**common, "domain": [left, right], "anchor": y_axis, "nticks": 6}
@@ -297,16 +296,20 @@ def layout(theme: str, runs: int) -> dict[str, Any]:
             "overlaying": y_axis, "anchor": x_axis, "range": [0, 1], "visible": False,
             "fixedrange": True,
         }  # fmt: skip
-        if panel.row == 0:
+        if subplot.row == 0:
             result[y_name] |= {"range": [-0.02, 1.03], "dtick": 0.25}
-        if panel.metric:
+        if subplot.metric:
             result[y_name]["rangemode"] = "tozero"
-        if panel.key == "k":
-            result[x_name] |= {"type": "log", "tickvals": KS, "ticktext": [str(k) for k in KS]}
+        if subplot.key == "k":
+            result[x_name] |= {
+                "type": "log",
+                "tickvals": TICK_KS,
+                "ticktext": [str(k) for k in TICK_KS],
+            }
         result["annotations"].append({
-            "text": f"<b>{panel.title}</b>", "font": {"size": 12}, "showarrow": False,
+            "text": f"<b>{subplot.title}</b>", "font": {"size": 12}, "showarrow": False,
             "x": left, "xref": "paper", "xanchor": "left",
-            "y": top, "yref": "paper", "yanchor": "bottom", "yshift": 4 if panel.metric else 20,
+            "y": top, "yref": "paper", "yanchor": "bottom", "yshift": 4 if subplot.metric else 20,
         })  # fmt: skip
     return result | legends(runs)
 
@@ -316,10 +319,10 @@ def legends(runs: int) -> dict[str, Any]:
     above = {"font": {"size": 10}, "bgcolor": CLEAR, "orientation": "h", "yanchor": "bottom"}
     places = {"pass": "legend", "k": "legend2", "reward": "legend3"}
     result: dict[str, Any] = {}
-    for panel in PANELS:
-        if panel.key in places:
-            left, _, _, top = cell(panel)
-            result[places[panel.key]] = {**above, "x": left, "y": top}
+    for subplot in SUBPLOTS:
+        if subplot.key in places:
+            left, _, _, top = cell(subplot)
+            result[places[subplot.key]] = {**above, "x": left, "y": top}
     result["legend"]["title"] = {"text": "pass ", "font": {"size": 10}}
     result["legend4"] = {
         **above, "x": 0, "y": 0, "yanchor": "top", "visible": runs > 1,

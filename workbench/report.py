@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -64,6 +66,19 @@ def rollouts_html(rollouts: pd.DataFrame, limit: int = 12) -> str:
         numbers = (f"<td>{float(row[column]):.2f}</td>" for column in rewards)
         rows.append(f"<tr>{''.join(texts)}{''.join(numbers)}</tr>")
     return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
+
+
+def write_report(runs: Sequence[Any], path: Path) -> Path:
+    """Write the page of `runs` (Run objects) to `path`."""
+    rollouts = {run.name: run.rollouts() for run in runs if run.rollout_steps}
+    text = report_html(
+        [(run.name, run.metrics, run.events) for run in runs],
+        title=" and ".join(run.name for run in runs),
+        recipes={run.name: run.recipe.to_yaml() for run in runs},
+        rollouts=rollouts,
+    )
+    path.write_text(text, encoding="utf-8")
+    return path
 
 
 def report_html(

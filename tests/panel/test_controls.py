@@ -1,0 +1,183 @@
+"""The controls are generated: all of the recipe and the tables is there, with its own range."""
+
+import pytest
+
+from workbench.objectives import OBJECTIVES
+from workbench.panel.controls import FIXED, Controls
+from workbench.panel.inputs import about, field_docs, parameters_of
+from workbench.recipe import FIELDS, LIVE, TABLES, Recipe
+from workbench.variants import Param, Variant, WorkbenchError
+
+
+@pytest.fixture
+def made():
+    changes = []
+    return Controls(Recipe(), lambda **fields: changes.append(fields)), changes
+
+
+def test_every_field_of_the_recipe_has_a_control_in_one_section(made):
+    controls, _ = made
+    names = [name for section in controls.sections.values() for name in section]
+    assert sorted(names) == sorted(n for n in FIELDS if not n.endswith("_args"))
+
+
+def test_untouched_controls_give_back_the_recipe(made):
+    controls, _ = made
+    recipe = controls.recipe()
+    assert (
+        recipe.replace(objective_args={}, surrogate_args={}, anchor_args={}, task_args={})
+        == Recipe()
+    )
+    assert recipe.anchor_args == {"estimator": "k2"}
+
+
+def test_a_recipe_with_everything_changed_survives(made):
+    controls, _ = made
+    recipe = Recipe(
+        model="some/folder", quantize="none", lora_rank=3, lora_dropout=0.15, task="arithmetic",
+        rewards={"correct": 0.5, "length": 3.5}, objective="grpo", surrogate="ppo_clip",
+        objective_args={"std": "population"}, surrogate_args={"clip_low": 0.1, "clip_high": 0.3},
+        anchor_args={"estimator": "k3"}, beta=1.75, temperature=0.7, top_k=5, learning_rate=3.25e-4,
+        steps=7, seed=11, name="mine", eval_every=3,
+    )  # fmt: skip
+    controls.show(recipe)
+    assert controls.recipe().replace(task_args={}) == recipe
+
+
+def test_showing_a_recipe_reports_no_change(made):
+    controls, changes = made
+    controls.show(Recipe(objective="maxrl", beta=0.5, rewards={"format": 1.0}, task="arithmetic"))
+    assert changes == []
+
+
+def test_choosing_a_variant_shows_its_parameters_and_reports_both(made):
+    controls, changes = made
+    control = controls.by_field["surrogate"]
+    control.choice.value = "ppo_clip"
+    assert changes == [
+        {"surrogate": "ppo_clip", "surrogate_args": {"clip_low": 0.2, "clip_high": 0.2}}
+    ]
+    slider = control.arguments["clip_high"]
+    assert (slider.min, slider.max, slider.tooltip) == (
+        0.0,
+        5.0,
+        "How far the ratio may rise above 1.",
+    )
+    slider.value = 0.4
+    assert changes[-1]["surrogate_args"] == {"clip_low": 0.2, "clip_high": 0.4}
+    control.choice.value = "reinforce"
+    assert control.arguments == {} and changes[-1] == {
+        "surrogate": "reinforce",
+        "surrogate_args": {},
+    }
+
+
+def test_formula_source_and_doc_stand_beside_the_choice(made):
+    controls, _ = made
+    text = controls.by_field["objective"].about.value
+    row = OBJECTIVES["rloo"]
+    assert row.doc in text and f"${row.formula}$" in text and "Kool et al. 2019" in text
+
+
+def test_a_reward_of_weight_zero_is_measured_and_an_unticked_one_is_not(made):
+    controls, changes = made
+    tick, weight = controls.by_field["rewards"].rows["format"]
+    weight.value = 0.3
+    assert changes[-1] == {"rewards": {"correct": 1.0, "format": 0.3, "length": 0.0}}
+    tick.value = False
+    assert changes[-1] == {"rewards": {"correct": 1.0, "length": 0.0}}
+    assert weight.layout.visibility == "hidden"
+
+
+def test_functions_of_ones_own_get_controls(made):
+    def my_objective(rewards_PG):
+        """Mine <b>."""
+
+    def my_reward(rollouts, task):
+        """Counts."""
+
+    controls, changes = made
+    controls.show(Recipe(objective=my_objective, rewards={my_reward: 0.5, "correct": 1.0}))
+    recipe = controls.recipe()
+    assert recipe.objective is my_objective and recipe.rewards[my_reward] == 0.5
+    assert "Mine &lt;b&gt;." in controls.by_field["objective"].about.value
+    assert controls.by_field["rewards"].rows[my_reward][0].description == "my_reward"
+    controls.by_field["objective"].choice.value = "grpo"
+    assert changes[-1]["objective"] == "grpo"
+
+
+def test_while_running_what_is_fixed_is_disabled_and_says_why(made):
+    controls, _ = made
+    controls.lock(True)
+    for name, control in controls.by_field.items():
+        for widget in control.widgets():
+            assert widget.disabled == (name not in LIVE)
+            assert widget.tooltip.endswith(FIXED) == (name not in LIVE)
+    controls.lock(True)
+    controls.lock(False)
+    widget = controls.by_field["lora_rank"].widget
+    assert not widget.disabled and widget.tooltip == FIELDS["lora_rank"].metadata["doc"]
+
+
+def test_a_value_out_of_range_is_cut_to_the_range_by_its_control(made):
+    controls, _ = made
+    control = controls.by_field["top_p"].widget
+    control.value = 7.0
+    assert control.value == 1.0
+    controls.by_field["lora_rank"].widget.value = 0
+    assert controls.recipe().lora_rank == 1
+
+
+def test_a_wrong_text_is_refused_by_the_recipe(made):
+    controls, _ = made
+    controls.by_field["temperature"].widget.value = 0.0
+    with pytest.raises(WorkbenchError, match=r"temperature is 0\.0; give more than 0"):
+        controls.recipe()
+
+
+def test_sliders_leave_no_noise(made):
+    controls, changes = made
+    controls.by_field["beta"].widget.value = 0.1 + 0.2
+    assert changes == [{"beta": 0.3}]
+
+
+def test_sections_fold_by_a_native_button(made):
+    controls, _ = made
+    header = controls.headers["Model"]
+    body = controls.root.children[list(controls.sections).index("Model")].children[1]
+    assert not header.value and body.layout.display == "none"
+    header.value = True
+    assert body.layout.display == "" and header.icon == "chevron-down"
+
+
+def test_a_new_row_needs_no_line_of_code_here(made, monkeypatch):
+    def tilt(rewards_PG, *, alpha=1.0, count=3, sharp=False):
+        """Tilts."""
+
+    params = (
+        Param("alpha", 1.0, "Power.", low=-0.9, high=4.0),
+        Param("count", 3, "How many.", low=1, high=9),
+        Param("sharp", False, "Or not."),
+    )
+    row = Variant(tilt, formula=r"r < 1 & \alpha", source="<i>me</i>", params=params)
+    monkeypatch.setitem(TABLES["objective"], "tilt", row)
+    changes = []
+    controls = Controls(Recipe(), lambda **fields: changes.append(fields))
+    controls.by_field["objective"].choice.value = "tilt"
+    assert changes[-1]["objective_args"] == {"alpha": 1.0, "count": 3, "sharp": False}
+    slider = controls.by_field["objective"].arguments["alpha"]
+    assert (slider.min, slider.max, slider.step, slider.continuous_update) == (
+        -0.9,
+        4.0,
+        0.01,
+        False,
+    )
+    assert r"$r &lt; 1 &amp; \alpha$" in about(row) and "&lt;i&gt;me&lt;/i&gt;" in about(row)
+
+
+def test_a_tasks_fields_are_its_parameters_with_their_written_help():
+    task = TABLES["task"]["countdown"]
+    by_name = {param.name: param for param in parameters_of(task)}
+    assert by_name["numbers"].default == 3
+    assert by_name["numbers"].doc == "How many numbers a problem has."
+    assert field_docs(type(task))["rows"] == "Problems in the train split."

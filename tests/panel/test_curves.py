@@ -1,0 +1,165 @@
+"""The live figure, its fallback and the thread that draws, without a browser."""
+
+import threading
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from workbench import plots
+from workbench.panel import curves
+
+EVENTS = pd.DataFrame(columns=["step", "time", "kind", "text"])
+
+
+def make_metrics(steps, shift=0.0):
+    index = pd.RangeIndex(1, steps + 1, name="step")
+    return pd.DataFrame({"train/entropy": np.arange(steps) + shift, "reward/total": 1.0}, index)
+
+
+def trace(live, key, slot=0):
+    return live.figure.data[plots.trace_index(slot)[key]]
+
+
+def test_all_traces_exist_from_the_start_and_stay_the_same():
+    live = curves.LiveCurves()
+    before = [t.uid for t in live.figure.data]
+    assert len(before) == curves.MAX_RUNS * len(plots.trace_index(0))
+    live.draw([("a", make_metrics(5), EVENTS), ("b", make_metrics(3), EVENTS)])
+    assert [t.uid for t in live.figure.data] == before
+
+
+def test_the_live_figure_holds_what_the_static_one_holds():
+    run = ("a", make_metrics(5), EVENTS)
+    live = curves.LiveCurves()
+    live.draw([run])
+    static = plots.curves_figure([run])
+    for key, position in plots.trace_index(0).items():
+        np.testing.assert_array_equal(trace(live, key).y, static.data[position].y)
+        assert trace(live, key).visible == static.data[position].visible
+        assert trace(live, key).y.dtype == np.float32
+
+
+def test_one_drawing_is_one_message(monkeypatch):
+    live = curves.LiveCurves()
+    sent = []
+    monkeypatch.setattr(
+        live.figure, "_send_update_msg", lambda *a, **k: sent.append(a), raising=True
+    )
+    live.draw([("a", make_metrics(5), EVENTS)])
+    assert len(sent) == 1
+
+
+def test_only_what_changed_is_sent():
+    live = curves.LiveCurves()
+    metrics = make_metrics(5)
+    metrics["eval/pass@1"] = [0.1, None, 0.2, None, None]
+    assert live.draw([("a", metrics, EVENTS)]) > 3
+    assert live.draw([("a", metrics, EVENTS)]) == 0
+    longer = make_metrics(6)
+    longer["eval/pass@1"] = [0.1, None, 0.2, None, None, None]
+    assert live.draw([("a", longer, EVENTS)]) == 2  # entropy and the total reward
+
+
+def test_a_run_that_leaves_is_wiped_and_the_legend_of_runs_goes_with_it():
+    live = curves.LiveCurves()
+    live.draw([("a", make_metrics(5), EVENTS), ("b", make_metrics(4), EVENTS)])
+    assert live.figure.layout.legend4.visible is True
+    live.draw([("b", make_metrics(4), EVENTS)])
+    assert len(trace(live, "entropy", 0).x) == 4 and trace(live, "entropy", 0).name == "b"
+    assert trace(live, "entropy", 1).visible is False
+    assert live.figure.layout.legend4.visible is False
+
+
+def test_a_long_run_is_thinned():
+    live = curves.LiveCurves()
+    live.draw([("a", make_metrics(9_000), EVENTS)])
+    assert 1_000 < len(trace(live, "entropy").x) <= plots.MAX_POINTS
+
+
+def test_the_fallback_updates_in_place_and_escapes(hostile):
+    table = curves.TableCurves("Install <anywidget>.")
+    assert "&lt;anywidget&gt;" in table.root.value and "<table" not in table.root.value
+    root = table.root
+    table.draw([(hostile, make_metrics(5), EVENTS)])
+    assert table.root is root and "4.000" in root.value and "<script" not in root.value
+    assert root.value.count("<svg") == 1  # entropy is the one line measured
+
+
+def test_sparkline_spans_its_box():
+    assert 'points="1.0,19.0 119.0,1.0"' in curves.sparkline(np.array([2.0, 4.0]))
+    assert "nan" not in curves.sparkline(np.array([3.0]))
+
+
+def test_without_anywidget_a_sentence_says_what_to_install(monkeypatch):
+    assert curves.missing() is None
+    monkeypatch.setattr(curves.importlib.util, "find_spec", lambda name: None)
+    assert "pip install anywidget" in curves.missing()
+
+
+class Busy:
+    """A `draw` that can be told how long to compute and when to end."""
+
+    def __init__(self, seconds=0.0):
+        self.times, self.more, self.seconds = [], True, seconds
+        self.threads = set()
+
+    def __call__(self):
+        self.times.append(time.monotonic())
+        self.threads.add(threading.current_thread())
+        end = time.thread_time() + self.seconds
+        while time.thread_time() < end:
+            pass
+        return self.more
+
+
+def test_the_drawer_draws_five_times_a_second_at_most_from_one_thread(wait):
+    draw = Busy()
+    drawer = curves.Drawer(draw, failed=pytest.fail)
+    for _ in range(20):
+        drawer.wake()
+    wait(lambda: len(draw.times) >= 4)
+    draw.more = False
+    assert len(draw.threads) == 1
+    assert min(np.diff(draw.times)) >= curves.PERIOD
+
+
+def test_a_costly_drawing_is_drawn_less_often(wait):
+    draw = Busy(seconds=0.012)
+    curves.Drawer(draw, failed=pytest.fail).wake()
+    wait(lambda: len(draw.times) >= 2)
+    draw.more = False
+    assert np.diff(draw.times)[0] >= 0.012 / curves.SHARE
+
+
+def test_the_drawer_ends_by_itself_and_wakes_again(wait):
+    draw = Busy()
+    draw.more = False
+    drawer = curves.Drawer(draw, failed=pytest.fail)
+    drawer.wake()
+    wait(lambda: len(draw.times) == 1 and not drawer._going)
+    drawer.wake()
+    wait(lambda: len(draw.times) == 2)
+
+
+def test_a_wake_during_the_last_drawing_is_not_lost(wait):
+    draw = Busy()
+    draw.more = False
+    drawer = curves.Drawer(draw, failed=pytest.fail)
+    drawer.wake()
+    wait(lambda: len(draw.times) == 1)
+    drawer.wake()  # it has drawn, and sleeps before it ends
+    wait(lambda: len(draw.times) == 2)
+
+
+def test_an_error_while_drawing_is_handed_on(wait):
+    errors = []
+
+    def broken():
+        raise ValueError("x")
+
+    drawer = curves.Drawer(broken, failed=errors.append)
+    drawer.wake()
+    wait(lambda: errors and not drawer._going)
+    assert isinstance(errors[0], ValueError)

@@ -1,0 +1,120 @@
+"""The rollout view is parsed as a browser would, to tell text from tags."""
+
+from html.parser import HTMLParser
+
+import pytest
+
+from workbench.panel import rollouts
+from workbench.recipe import Recipe
+
+
+class Page(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.texts, self._cell = [], [], None
+        self.rows = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+            self._cell = True
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th"):
+            self._cell = None
+
+    def handle_data(self, data):
+        self.texts.append(data)
+        if self._cell:
+            self.rows[-1][-1] += data
+
+
+@pytest.fixture
+def view(fake_run, wait):
+    run = fake_run(Recipe(steps=12), seconds=0)
+    wait(lambda: run.status == "finished")
+    made = rollouts.RolloutView(lambda action: lambda *_: action())
+    made.show(run)
+    return made
+
+
+def column(view, name):
+    head, *rows = Page(view.text.value).rows
+    return [row[head.index(name)] for row in rows]
+
+
+def test_it_opens_at_the_newest_step_and_the_first_prompt(view):
+    assert view.step.options == (5, 10) and view.step.value == 10
+    assert [value for _, value in view.prompt.options] == [0, 1] and view.prompt.value == 0
+
+
+def test_the_table_holds_rewards_advantages_and_marks(view):
+    assert column(view, "right") == ["✓ right", "✗ wrong", "✗ wrong"]
+    assert column(view, "total") == ["1", "0.1", "0.2"]
+    assert column(view, "advantage") == ["+1", "+0", "-1"]
+    assert column(view, "length") == ["5", "6", "7"] and column(view, "") == ["", "", "cut off"]
+    assert column(view, "answer") == ["0.0", "0.1", "0.2"]
+    assert "1 of 3 right" in view.text.value
+
+
+def test_another_prompt_and_another_step(view):
+    view.prompt.value = 1
+    assert column(view, "answer") == ["1.0", "1.1", "1.2"]
+    view.step.value = 5
+    assert view.prompt.value == 1 and column(view, "answer") == ["1.0", "1.1", "1.2"]
+    assert view.follow.value is False  # looking back must not be snatched away
+
+
+def test_order_and_filter(view):
+    view.sort.value = "length, longest first"
+    assert column(view, "length") == ["7", "6", "5"]
+    view.filter.value = "wrong"
+    assert column(view, "length") == ["7", "6"]
+    view.filter.value = "truncated"
+    assert column(view, "length") == ["7"]
+    view.filter.value = "right"
+    assert column(view, "length") == ["5"]
+
+
+def test_a_new_step_is_followed_only_on_the_newest(view):
+    view._run.rollout_steps = [5, 10, 15]
+    view.refresh()
+    assert view.step.value == 15
+    view.step.value = 5
+    view._run.rollout_steps = [5, 10, 15, 20]
+    view.refresh()
+    assert view.step.value == 5 and view.step.options[-1] == 20
+    view.follow.value = True
+    assert view.step.value == 20
+
+
+def test_hostile_text_is_inert_whole_and_isolated(view, hostile):
+    page = Page(view.text.value)
+    assert not [tag for tag, _ in page.tags if tag in ("script", "img", "think")]
+    assert f"<think>try 0.0</think>{hostile}" in page.texts
+    assert column(view, "completion")[1] == f"<think>try 0.1</think>{hostile}"
+    isolated = [attrs for tag, attrs in page.tags if tag == "bdi"]
+    assert len(isolated) == 7 and all(attrs["dir"] == "auto" for attrs in isolated)
+    assert not [attrs for _, attrs in page.tags if any(name.startswith("on") for name in attrs)]
+
+
+def test_hostile_reward_names_are_escaped(view):
+    table = view._run.rollouts().rename(columns={"reward/correct": "reward/<script>"})
+    text = rollouts.table_html(table)
+    assert "<script>" not in text and "&lt;script&gt;" in text
+    assert column_of(text, "right") == ["–"] * 6  # no checker's verdict, none invented
+
+
+def column_of(text, name):
+    head, *rows = Page(text).rows
+    return [row[head.index(name)] for row in rows]
+
+
+def test_without_rollouts_it_says_when_they_come(fake_run):
+    view = rollouts.RolloutView(lambda action: lambda *_: action())
+    view.show(fake_run(Recipe(), started=False))
+    assert "appear while the run goes on" in view.text.value and view.step.options == ()

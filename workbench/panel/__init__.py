@@ -1,0 +1,34 @@
+"""The workbench in a notebook: controls, live curves and rollouts around a run.
+
+`ui = wb.panel(recipe); ui` shows it: making it does not. It needs ipywidgets, and anywidget for the
+live curves; without anywidget it says so and shows a table instead.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from workbench.panel.bench import Panel
+from workbench.recipe import Recipe
+from workbench.variants import WorkbenchError
+
+__all__ = ["Panel", "panel"]
+
+
+def panel(recipe_or_run: Any = None) -> Panel:
+    """A panel for a new run of a recipe (default: the default recipe), or around a run.
+
+    Args:
+        recipe_or_run: a Recipe, or a Run: one that is going, or a finished, stopped or killed one
+            from ``wb.attach(folder)``.
+    """
+    if recipe_or_run is None:
+        return Panel(Recipe())
+    if isinstance(recipe_or_run, Recipe):
+        return Panel(recipe_or_run)
+    if not hasattr(recipe_or_run, "metrics"):
+        raise WorkbenchError(
+            f"panel() was given {type(recipe_or_run).__name__}; give a Recipe, a Run, or nothing "
+            "(for a run's folder: wb.panel(wb.attach(folder)))."
+        )
+    return Panel(recipe_or_run.recipe, recipe_or_run)

@@ -1,0 +1,298 @@
+"""The controls of the panel, generated from the Recipe's fields and from the tables.
+
+A field's label, help, range and liveness come from its metadata; a variant's parameters, formula
+and source from its row. A new row or field appears here without a line of code.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import ipywidgets as widgets
+
+from workbench.panel.inputs import (
+    STYLE,
+    WEIGHTS,
+    WIDE,
+    about,
+    field_widget,
+    first_line,
+    label,
+    parameter,
+    parameters_of,
+    read,
+)
+from workbench.recipe import FIELDS, LIVE, TABLES, Recipe
+
+SECTIONS: dict[str, tuple[str, ...]] = {
+    "Objective": ("objective", "surrogate", "aggregation"),
+    "KL anchor": ("anchor", "beta"),
+    "Rewards": ("rewards",),
+    "Task": ("task",),
+    "Model": (
+        "model", "quantize", "lora_rank", "lora_alpha", "lora_targets", "lora_dropout", "device",
+    ),
+    "Sampling": (
+        "prompts_per_step", "group_size", "max_new_tokens", "temperature", "top_p", "top_k",
+        "min_p",
+    ),
+    "Optimiser": (
+        "steps", "learning_rate", "weight_decay", "max_grad_norm", "minibatches", "epochs",
+        "microbatch",
+    ),
+}  # fmt: skip
+REST = "Run, evaluation, saving"  # every field that no section names
+OPEN = ("Objective", "KL anchor", "Rewards")
+FIXED = "Fixed when the run started; press Stop, change it and press Start for a new run."
+
+
+class VariantControl:
+    """The choice of a variant, and below it what it is and its parameters."""
+
+    def __init__(self, kind: str, recipe: Recipe, changed: Callable[..., None]) -> None:
+        self.kind = kind
+        self._changed = changed
+        self._quiet = False
+        self.choice = widgets.Dropdown(
+            options=list(TABLES[kind]), description=label(kind), style=STYLE, layout=WIDE,
+            tooltip=FIELDS[kind].metadata["doc"],
+        )  # fmt: skip
+        self.about = widgets.HTMLMath()
+        self.arguments: dict[str, widgets.DOMWidget] = {}
+        self.box = widgets.VBox([self.choice, self.about], layout=WIDE)
+        self.show(recipe)
+        self.choice.observe(self._on_choice, "value")
+
+    @property
+    def row(self) -> Any:
+        """The chosen row of the table, or the user's own function."""
+        return TABLES[self.kind].get(self.choice.value, self.choice.value)
+
+    def values(self) -> dict[str, Any]:
+        """The recipe fields that this control sets."""
+        found = {self.kind: self.choice.value}
+        if f"{self.kind}_args" in FIELDS:
+            found[f"{self.kind}_args"] = {n: read(w) for n, w in self.arguments.items()}
+        return found
+
+    def show(self, recipe: Recipe) -> None:
+        """Take over the recipe's choice and arguments; a function of the user's joins the list."""
+        value = getattr(recipe, self.kind)
+        self._quiet = True
+        options = [(name, name) for name in TABLES[self.kind]]
+        if callable(value):
+            options.append((getattr(value, "__name__", "own function"), value))
+        self.choice.options = options
+        self.choice.value = value
+        self._build(getattr(recipe, f"{self.kind}_args", {}))
+        self._quiet = False
+
+    def widgets(self) -> Iterator[widgets.DOMWidget]:
+        """Everything that can be disabled."""
+        yield self.choice
+        yield from self.arguments.values()
+
+    def _build(self, arguments: Mapping[str, Any]) -> None:
+        self.about.value = about(self.row)
+        self.arguments = {
+            param.name: parameter(param, arguments.get(param.name, param.default))
+            for param in parameters_of(self.row)
+        }
+        for widget in self.arguments.values():
+            widget.observe(self._on_argument, "value")
+        self.box.children = (self.choice, self.about, *self.arguments.values())
+
+    def _on_choice(self, _: Any) -> None:
+        if not self._quiet:
+            self._build({})
+            self._changed(**self.values())
+
+    def _on_argument(self, _: Any) -> None:
+        self._changed(**self.values())
+
+
+class RewardsControl:
+    """Each reward with a tick (measure it) and a weight; at weight 0 it is measured only."""
+
+    def __init__(self, recipe: Recipe, changed: Callable[..., None]) -> None:
+        self._changed = changed
+        self.rows: dict[Any, tuple[widgets.Checkbox, widgets.FloatSlider]] = {}
+        hint = widgets.HTML('<div class="wb-doc">Ticked: measured. Weight 0: measured only.</div>')
+        formulas = "".join(
+            f"<b>{html.escape(n)}</b>{about(row)}" for n, row in TABLES["rewards"].items()
+        )
+        self._foot = widgets.HTMLMath(
+            '<details class="wb-details"><summary>What each reward is</summary>'
+            f"{formulas}</details>"
+        )
+        self._hint = hint
+        self.box = widgets.VBox(layout=WIDE)
+        self.show(recipe)
+
+    def values(self) -> dict[str, Any]:
+        """The recipe field that this control sets."""
+        return {
+            "rewards": {
+                reward: read(weight) for reward, (tick, weight) in self.rows.items() if tick.value
+            }
+        }
+
+    def show(self, recipe: Recipe) -> None:
+        """Take over the recipe's rewards; functions of the user's get a row of their own."""
+        for reward in [*TABLES["rewards"], *recipe.rewards]:
+            if reward not in self.rows:
+                self.rows[reward] = self._row(reward)
+        for reward, (tick, weight) in self.rows.items():
+            tick.value = reward in recipe.rewards
+            value = float(recipe.rewards.get(reward, 0.0))
+            weight.min, weight.max = min(weight.min, value), max(weight.max, value)
+            weight.value = value
+            weight.layout.visibility = "visible" if tick.value else "hidden"
+        lines = [widgets.HBox(pair, layout=WIDE) for pair in self.rows.values()]
+        self.box.children = (self._hint, *lines, self._foot)
+
+    def widgets(self) -> Iterator[widgets.DOMWidget]:
+        """Everything that can be disabled."""
+        for tick, weight in self.rows.values():
+            yield tick
+            yield weight
+
+    def _row(self, reward: Any) -> tuple[widgets.Checkbox, widgets.FloatSlider]:
+        row = TABLES["rewards"].get(reward, reward) if not callable(reward) else reward
+        name = getattr(reward, "__name__", "own reward") if callable(reward) else reward
+        doc = first_line(row)
+        tick = widgets.Checkbox(
+            description=name,
+            tooltip=f"Measure {name}: {doc}",
+            indent=False,
+            layout={"width": "118px"},
+        )
+        weight = widgets.FloatSlider(
+            min=WEIGHTS[0], max=WEIGHTS[1], step=0.05, continuous_update=False,
+            description="weight", tooltip=f"Weight of {name}; at 0 it is measured only.",
+            style={"description_width": "initial"}, layout={"flex": "1 1 0", "width": "auto"},
+        )  # fmt: skip
+        tick.observe(self._on_tick, "value")
+        weight.observe(self._on_weight, "value")
+        return tick, weight
+
+    def _on_tick(self, change: Any) -> None:
+        for tick, weight in self.rows.values():
+            if tick is change["owner"]:
+                weight.layout.visibility = "visible" if tick.value else "hidden"
+        self._on_weight(change)
+
+    def _on_weight(self, _: Any) -> None:
+        self._changed(**self.values())
+
+
+class FieldControl:
+    """One plain field of the recipe."""
+
+    def __init__(self, name: str, recipe: Recipe, changed: Callable[..., None]) -> None:
+        self.name = name
+        self._changed = changed
+        self.widget = field_widget(name, getattr(recipe, name))
+        self.box = self.widget
+        self.widget.observe(self._on_value, "value")
+
+    def values(self) -> dict[str, Any]:
+        """The recipe field that this control sets."""
+        return {self.name: read(self.widget)}
+
+    def show(self, recipe: Recipe) -> None:
+        """Take over the recipe's value, stretching a slider that is too short for it."""
+        value = getattr(recipe, self.name)
+        if isinstance(self.widget, widgets.FloatSlider):
+            self.widget.max = max(self.widget.max, value)
+        self.widget.value = value
+
+    def widgets(self) -> Iterator[widgets.DOMWidget]:
+        """Everything that can be disabled."""
+        yield self.widget
+
+    def _on_value(self, _: Any) -> None:
+        self._changed(**self.values())
+
+
+Control = VariantControl | RewardsControl | FieldControl
+
+
+class Controls:
+    """All sections. `changed` is called with the recipe fields that a person has just changed."""
+
+    def __init__(self, recipe: Recipe, changed: Callable[..., None]) -> None:
+        self._recipe = recipe
+        self._silent = True  # until every control has its first value
+        self._report = changed
+        named = {name for names in SECTIONS.values() for name in names}
+        rest = tuple(n for n in FIELDS if n not in named and not n.endswith("_args"))
+        self.sections = {**SECTIONS, REST: rest}
+        self.by_field: dict[str, Control] = {
+            name: self._control(name) for names in self.sections.values() for name in names
+        }
+        self.headers: dict[str, widgets.ToggleButton] = {}
+        self.root = widgets.VBox([self._section(title) for title in self.sections])
+        self.root.add_class("wb-controls")
+        self._silent = False
+
+    def recipe(self) -> Recipe:
+        """The recipe that the controls stand for; WorkbenchError says what is wrong with it."""
+        values: dict[str, Any] = {}
+        for control in self.by_field.values():
+            values |= control.values()
+        return self._recipe.replace(**values)
+
+    def show(self, recipe: Recipe) -> None:
+        """Set every control to `recipe` without reporting it as a change."""
+        self._recipe = recipe
+        with self._silence():
+            for control in self.by_field.values():
+                control.show(recipe)
+
+    def lock(self, running: bool) -> None:
+        """While a run is going, disable what can't change in it and say why in the tooltip."""
+        for name, control in self.by_field.items():
+            fixed = running and name not in LIVE
+            for widget in control.widgets():
+                plain = widget.tooltip.removesuffix(FIXED).rstrip()
+                widget.disabled = fixed
+                widget.tooltip = f"{plain} {FIXED}" if fixed else plain
+
+    def _control(self, name: str) -> Control:
+        if name == "rewards":
+            return RewardsControl(self._recipe, self._changed)
+        kind = VariantControl if name in TABLES else FieldControl
+        return kind(name, self._recipe, self._changed)
+
+    def _changed(self, **changes: Any) -> None:
+        if not self._silent:
+            self._report(**changes)
+
+    @contextmanager
+    def _silence(self) -> Iterator[None]:
+        self._silent = True
+        try:
+            yield
+        finally:
+            self._silent = False
+
+    def _section(self, title: str) -> widgets.VBox:
+        # A ToggleButton is a native button, so unlike Accordion's titles it is reached by Tab.
+        opened = title in OPEN
+        header = widgets.ToggleButton(opened, description=title, tooltip=f"Show or hide: {title}")
+        header.add_class("wb-header")
+        body = widgets.VBox([self.by_field[name].box for name in self.sections[title]])
+        body.add_class("wb-section-body")
+
+        def fold(_: Any = None) -> None:
+            header.icon = "chevron-down" if header.value else "chevron-right"
+            body.layout.display = "" if header.value else "none"
+
+        header.observe(fold, "value")
+        fold()
+        self.headers[title] = header
+        return widgets.VBox([header, body], layout=WIDE)

@@ -1,0 +1,177 @@
+"""The live curves: one FigureWidget whose traces exist from the start, and the thread that draws.
+
+The drawer is the only thread that touches the figure. It draws at most five times a second and uses
+at most a small share of one core, however long the run gets, so that training does not feel it.
+"""
+
+from __future__ import annotations
+
+import html
+import importlib.util
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import ipywidgets as widgets
+import numpy as np
+import pandas as pd
+
+from workbench import plots
+from workbench.plots import RunCurves, TraceData
+
+MAX_RUNS = 4  # a live figure's traces are made up front; the oldest run makes room for a fifth
+PERIOD = 0.2  # seconds between two drawings, at least
+SHARE = 0.015  # of one core that drawing may use
+LONGEST = 2.0  # seconds between two drawings, at most; the first ones load libraries
+NO_ANYWIDGET = (
+    "Live curves need the package anywidget, which this kernel lacks: run 'pip install anywidget', "
+    "restart the Jupyter server and reload this page. Until then the figures are in this table."
+)
+OTHER_FRONTEND = (
+    "Live curves are tested in JupyterLab and Notebook 7 only; this looks like {name}, so the "
+    "figures are in this table. run.figure() draws the curves as a plain figure."
+)
+
+
+def missing() -> str | None:
+    """Why live curves can't be shown here, in one sentence; None where they can."""
+    if importlib.util.find_spec("anywidget") is None:
+        return NO_ANYWIDGET
+    if "google.colab" in sys.modules:
+        return OTHER_FRONTEND.format(name="Colab")
+    return None
+
+
+def same(one: TraceData | None, two: TraceData) -> bool:
+    """True when drawing `two` over `one` would change nothing."""
+    return (
+        one is not None
+        and (one.visible, one.name, one.text) == (two.visible, two.name, two.text)
+        and np.array_equal(one.x, two.x, equal_nan=True)
+        and np.array_equal(one.y, two.y, equal_nan=True)
+    )
+
+
+class LiveCurves:
+    """The curves of up to MAX_RUNS runs, updated in place."""
+
+    def __init__(self, theme: str = "light") -> None:
+        import plotly.graph_objects as go
+
+        self.figure = go.FigureWidget(plots.empty_figure(MAX_RUNS, theme))
+        self.figure.layout.legend4.visible = False
+        self.figure._config = {**self.figure._config, "displaylogo": False, "responsive": True}
+        self.root = widgets.VBox([self.figure], layout={"width": "100%"})
+        self.root.add_class("wb-curves")
+        self._seen: list[tuple[str, int, int]] = []
+        self._drawn: list[dict[str, TraceData]] = [{} for _ in range(MAX_RUNS)]
+
+    def draw(self, runs: Sequence[RunCurves]) -> int:
+        """Show `runs` in this order; returns the number of traces that had to change."""
+        seen = [(name, len(metrics), len(events)) for name, metrics, events in runs]
+        if seen == self._seen:
+            return 0
+        self._seen = seen
+        changes = [self._changes(slot, runs) for slot in range(MAX_RUNS)]
+        count = sum(map(len, changes))
+        if count:
+            with self.figure.batch_update():
+                for slot, data in enumerate(changes):
+                    plots.fill(self.figure, slot, data)
+                self.figure.layout.legend4.visible = len(runs) > 1
+        return count
+
+    def _changes(self, slot: int, runs: Sequence[RunCurves]) -> Mapping[str, TraceData]:
+        if slot < len(runs):
+            data = plots.trace_data(*runs[slot])
+        else:
+            data = dict.fromkeys(self._drawn[slot], plots.NOTHING)
+        drawn = self._drawn[slot]
+        changed = {key: value for key, value in data.items() if not same(drawn.get(key), value)}
+        self._drawn[slot] = drawn | changed
+        return changed
+
+
+class TableCurves:
+    """The fallback without plotly's widget: figures and sparklines in HTML, updated in place."""
+
+    def __init__(self, reason: str) -> None:
+        self._reason = f'<p class="wb-warn">{html.escape(reason)}</p>'
+        self.root = widgets.HTML(self._reason)
+        self.root.add_class("wb-curves")
+
+    def draw(self, runs: Sequence[RunCurves]) -> int:
+        """Show `runs` in this order; returns the number of lines."""
+        rows = [row for name, metrics, _ in runs for row in self._rows(name, metrics)]
+        head = "<tr><th>run</th><th>metric</th><th>first</th><th>now</th><th>course</th></tr>"
+        table = f'<table class="wb-table">{head}{"".join(rows)}</table>'
+        self.root.value = self._reason + (table if rows else "")
+        return len(rows)
+
+    def _rows(self, name: str, metrics: pd.DataFrame) -> list[str]:
+        columns = [f"eval/pass@{k}" for k in plots.pass_ks(metrics)]
+        columns += [plot.metric for plot in plots.SUBPLOTS if plot.metric]
+        found = [(column, plots.series(metrics, column)[1]) for column in columns]
+        return [
+            f"<tr><td>{html.escape(name)}</td><td>{html.escape(column.split('/', 1)[1])}</td>"
+            f"<td>{y[0]:.3f}</td><td>{y[-1]:.3f}</td><td>{sparkline(y)}</td></tr>"
+            for column, y in found
+            if len(y)
+        ]
+
+
+def sparkline(y: np.ndarray) -> str:
+    """A curve as a small inline SVG."""
+    _, y = plots.thin(np.arange(len(y)), y, limit=120)
+    span = float(np.ptp(y)) or 1.0
+    xs = np.linspace(1, 119, len(y))
+    ys = 19 - 18 * (y - y.min()) / span
+    points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(xs, ys, strict=True))
+    return (
+        f'<svg width="120" height="20" role="img" aria-label="from {y[0]:.3f} to {y[-1]:.3f}">'
+        f'<polyline points="{points}" fill="none" stroke="{plots.BLUE}" stroke-width="1.5"/></svg>'
+    )
+
+
+class Drawer:
+    """A thread that calls `draw` until it returns False; `wake` starts it again.
+
+    It waits at least PERIOD after each drawing, and longer when drawing would use more than SHARE of
+    one core, measured in its own processor time: waiting for the interpreter does not count.
+    """
+
+    def __init__(self, draw: Callable[[], bool], failed: Callable[[Exception], None]) -> None:
+        self._draw = draw
+        self._failed = failed
+        self._lock = threading.Lock()
+        self._going = False
+        self._asked = False
+        self.count = 0
+
+    def wake(self) -> None:
+        """Draw again soon, also when the thread has ended."""
+        with self._lock:
+            self._asked = True
+            if self._going:
+                return
+            self._going = True
+        threading.Thread(target=self._work, name="workbench panel", daemon=True).start()
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                self._asked = False
+            spent = time.thread_time()
+            try:
+                more = self._draw()
+            except Exception as error:  # noqa: BLE001 - shown in the panel; no cell would show it
+                self._failed(error)
+                more = False
+            self.count += 1
+            cost = time.thread_time() - spent
+            time.sleep(min(max(PERIOD, cost / SHARE), LONGEST))
+            with self._lock:
+                if not more and not self._asked:
+                    self._going = False
+                    return

@@ -1,0 +1,52 @@
+"""The panel's look: JupyterLab's own colours, so that it follows the light and the dark theme."""
+
+CSS = """
+.wb-panel { --wb-ink: var(--jp-ui-font-color1, #222); --wb-soft: var(--jp-ui-font-color2, #666);
+  --wb-line: var(--jp-border-color2, #ddd); --wb-back: var(--jp-layout-color2, #f3f3f3);
+  color: var(--wb-ink); font-size: 13px; max-width: 1500px }
+.wb-panel, .wb-panel * { box-sizing: border-box }
+.wb-bar { border-bottom: 1px solid var(--wb-line); padding-bottom: 6px; margin-bottom: 8px }
+.wb-buttons { flex-flow: row wrap !important; align-items: center; gap: 4px }
+.wb-buttons .jupyter-button { width: auto; min-width: 78px; margin: 0; border-radius: 4px }
+.wb-buttons .widget-hprogress { height: 10px; margin: 0 8px }
+.wb-state { font-variant-numeric: tabular-nums; line-height: 1.5; min-height: 20px }
+.wb-state b { font-weight: 600 }
+.wb-message { line-height: 1.5; min-height: 20px; color: var(--wb-soft) }
+.wb-message .wb-error { color: var(--jp-error-color1, #c62828); font-weight: 600 }
+.wb-body2 { flex-flow: row wrap !important; align-items: flex-start; gap: 16px }
+.wb-controls { flex: 0 0 318px; min-width: 0 }
+.wb-right-side { flex: 1 1 520px; min-width: 0 }
+.wb-controls .widget-inline-hbox { margin: 1px 0; min-width: 0; width: 100% }
+.wb-controls .widget-label { text-align: left; color: var(--wb-soft) }
+.wb-controls .widget-readout { min-width: 44px; margin: 0 0 0 4px }
+.wb-controls .wb-header { width: 100%; margin: 6px 0 0 0; text-align: left; font-weight: 600;
+  border-radius: 4px; background: var(--wb-back); color: var(--wb-ink);
+  box-shadow: none !important }
+.wb-controls .wb-header i { width: 16px; margin-right: 4px; color: var(--wb-soft) }
+.wb-controls .wb-section-body { padding: 4px 2px 4px 8px; overflow: hidden }
+.wb-controls .widget-html, .wb-controls .widget-htmlmath { margin: 0; width: 100%; height: auto }
+.wb-controls .widget-html-content, .wb-controls .widget-htmlmath-content { line-height: 1.4 }
+.wb-doc, .wb-source { color: var(--wb-soft); line-height: 1.4 }
+.wb-source { font-size: 11px }
+.wb-formula { overflow-x: auto; overflow-y: hidden; padding: 4px 0 }
+.wb-details summary { cursor: pointer; color: var(--wb-soft) }
+.wb-warn { border-left: 3px solid #E69F00; padding-left: 8px; line-height: 1.5 }
+.wb-curves { overflow: hidden }
+.wb-curves .js-plotly-plot text { fill: var(--wb-ink) !important }
+.wb-wrap { flex-flow: row wrap !important; gap: 2px 10px; align-items: center }
+.wb-table { border-collapse: collapse; font-variant-numeric: tabular-nums; line-height: 1.45 }
+.wb-table th { text-align: left; font-weight: 600; border-bottom: 1px solid var(--wb-line) }
+.wb-table td, .wb-table th { padding: 3px 12px 3px 0; vertical-align: top; white-space: nowrap }
+.wb-table td.wb-long, .wb-table td.wb-answer { white-space: normal; overflow-wrap: anywhere }
+.wb-table td.wb-long { min-width: 220px }
+.wb-row1 td { background: color-mix(in srgb, var(--wb-back) 55%, transparent) }
+.wb-text { font-family: var(--jp-code-font-family, monospace); font-size: 12px;
+  white-space: pre-wrap; unicode-bidi: isolate; overflow-wrap: anywhere }
+.wb-prompt { background: var(--wb-back); border-radius: 4px; padding: 6px 10px; margin: 4px 0 }
+.wb-right { color: #007a59 } .wb-wrong { color: #b34d00 }
+[data-jp-theme-light="false"] .wb-right { color: #2fc79a }
+[data-jp-theme-light="false"] .wb-wrong { color: #f08a3c }
+.wb-panel button:focus-visible, .wb-panel input:focus-visible, .wb-panel select:focus-visible,
+.wb-panel summary:focus-visible { outline: 2px solid var(--jp-brand-color1, #0072B2);
+  outline-offset: 1px }
+"""
