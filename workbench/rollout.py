@@ -1,0 +1,328 @@
+"""sample(): prompts -> Rollouts, and token_stats(): log-probs and entropies of Rollouts with gradient.
+
+    1. Every prompt is run once; its keys and values are shared by its group, both while sampling and
+       (with gradient) while training.
+    2. Tokens are drawn by inverting the cumulative distribution at uniforms from a generator of the call's
+       own, one per row and step: results depend on weights, prompts and seed, not on who else is running.
+    3. Log-prob, entropy, log collision and self-certainty are recorded while sampling.
+    4. Finished rows leave the batch: a row from the end takes their place in the cache.
+    5. Training runs rows of like length together, and only the completion's positions give logits.
+
+Shapes: P prompts, G completions each, B = P*G rows (row b answers prompt b // G), L prompt tokens (padded
+left), T completion tokens (padded right), N chosen rows, R rows still being sampled, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from workbench.cache import GroupCache, completion_logits, prefill
+from workbench.sampling import draw, filter_logits, logprob_entropy, statistics
+from workbench.variants import WorkbenchError
+
+if TYPE_CHECKING:
+    from workbench.models import Policy
+
+Messages = Sequence[dict[str, str]]
+_DRAWS = 64  # steps whose uniforms are drawn at once
+_DROP_SHARE = 16  # finished rows leave once they are one in so many
+# Tokens that one more forward and backward pass costs about as much as, while training.
+_PART_COST = {"cpu": 256, "cuda": 2048}
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """Completions of P prompts, G each, with what was recorded while sampling (0 where masked)."""
+
+    rows: list[dict[str, Any]]  # P task rows
+    prompts: list[str]  # P rendered prompts
+    prompt_ids_PL: Tensor
+    prompt_mask_PL: Tensor  # bool, left padded
+    completion_ids_BT: Tensor
+    mask_BT: Tensor  # bool, includes the end token; right padded
+    logprobs_BT: Tensor
+    entropies_BT: Tensor
+    log_collisions_BT: Tensor
+    self_certainties_BT: Tensor
+    truncated_B: Tensor  # bool: reached max_new_tokens without an end token
+    completions: list[str]  # B texts; of the special tokens only <think> and </think> are kept
+    group_size: int
+    max_new_tokens: int  # the limit they were sampled under
+
+    @property
+    def P(self) -> int:
+        """Number of prompts."""
+        return len(self.prompts)
+
+    @property
+    def G(self) -> int:
+        """Completions of each prompt."""
+        return self.group_size
+
+    @property
+    def B(self) -> int:
+        """Number of completions, P * G."""
+        return len(self.completions)
+
+    @property
+    def T(self) -> int:
+        """Tokens of the longest completion."""
+        return self.completion_ids_BT.shape[1]
+
+    @property
+    def lengths_B(self) -> Tensor:
+        """Tokens of each completion, its end token included."""
+        return self.mask_BT.sum(1)
+
+    def texts_of(self, prompt: int) -> list[str]:
+        """The completions of prompt number `prompt`."""
+        return self.completions[prompt * self.G : (prompt + 1) * self.G]
+
+    def select(self, indices_B: Tensor | Sequence[int]) -> Rollouts:
+        """The chosen completions, each as a group of its own (group size 1)."""
+        chosen = torch.as_tensor(indices_B, device=self.mask_BT.device)
+        numbers = chosen.tolist()
+        owners = [number // self.G for number in numbers]
+        changes: dict[str, Any] = {
+            field.name: getattr(self, field.name)[chosen]
+            for field in dataclasses.fields(self)
+            if field.name.endswith(("_BT", "_B"))
+        }
+        return dataclasses.replace(
+            self,
+            **changes,
+            rows=[self.rows[p] for p in owners],
+            prompts=[self.prompts[p] for p in owners],
+            prompt_ids_PL=self.prompt_ids_PL[owners],
+            prompt_mask_PL=self.prompt_mask_PL[owners],
+            completions=[self.completions[b] for b in numbers],
+            group_size=1,
+        )
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """What the sampling loop fills in, one column a step."""
+
+    tokens_BT: Tensor
+    mask_BT: Tensor
+    statistics_4BT: Tensor
+
+    @classmethod
+    def empty(cls, rows: int, steps: int, device: torch.device) -> _Recorded:
+        return cls(
+            torch.zeros(rows, steps, dtype=torch.long, device=device),
+            torch.zeros(rows, steps, dtype=torch.bool, device=device),
+            torch.zeros(4, rows, steps, device=device),
+        )
+
+    def put(
+        self, row_R: Tensor, step: int, tokens_R: Tensor, mask_R: Tensor, logits_RV: Tensor | None
+    ) -> None:
+        """Write column `step` of the rows that are still in the batch; statistics where logits are given."""
+        self.tokens_BT[row_R, step] = tokens_R
+        self.mask_BT[row_R, step] = mask_R
+        if logits_RV is not None:
+            self.statistics_4BT[:, row_R, step] = torch.stack(statistics(logits_RV, tokens_R))
+
+
+@torch.no_grad()
+def sample(
+    policy: Policy,
+    prompts: Sequence[Messages],
+    *,
+    rows: Sequence[dict[str, Any]] | None = None,
+    group_size: int,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    min_p: float = 0.0,
+    seed: int | torch.Generator = 0,
+    stats: bool = True,
+    use_sampler: bool = True,
+) -> Rollouts:
+    """Draw `group_size` completions of each prompt; temperature 0 takes the likeliest token.
+
+    `seed` is a number or a CPU generator. `stats=False` leaves the four recorded series at 0.
+    `use_sampler=False` decodes through the trainable model itself.
+    """
+    if group_size < 1 or max_new_tokens < 1:
+        raise WorkbenchError(
+            f"group_size is {group_size} and max_new_tokens {max_new_tokens}; both must be at least 1."
+        )
+    generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
+    texts = policy.render(prompts)
+    ids_PL, mask_PL = policy.encode(texts)
+    model = policy.sampler() if use_sampler else policy.model
+    settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+    with evaluating(model):
+        recorded = _decode(
+            model,
+            ids_PL,
+            mask_PL,
+            group_size,
+            max_new_tokens,
+            torch.tensor(policy.stop_ids(), device=ids_PL.device),
+            settings,
+            generator,
+            stats,
+        )
+    length = int(recorded.mask_BT.sum(1).max())
+    mask_BT = recorded.mask_BT[:, :length]
+    tokens_BT = recorded.tokens_BT[:, :length].masked_fill(~mask_BT, policy.tokenizer.pad_token_id)
+    series = [part[:, :length].masked_fill(~mask_BT, 0.0) for part in recorded.statistics_4BT]
+    last_B = tokens_BT.gather(1, mask_BT.sum(1, keepdim=True) - 1).squeeze(1)
+    kept = zip(tokens_BT.tolist(), mask_BT.sum(1).tolist(), strict=True)
+    return Rollouts(
+        rows=[dict(row) for row in rows] if rows is not None else [{} for _ in texts],
+        prompts=texts,
+        prompt_ids_PL=ids_PL,
+        prompt_mask_PL=mask_PL,
+        completion_ids_BT=tokens_BT,
+        mask_BT=mask_BT,
+        logprobs_BT=series[0],
+        entropies_BT=series[1],
+        log_collisions_BT=series[2],
+        self_certainties_BT=series[3],
+        truncated_B=~torch.isin(last_B, torch.tensor(policy.stop_ids(), device=last_B.device)),
+        completions=policy.decode([tokens[:count] for tokens, count in kept]),
+        group_size=group_size,
+        max_new_tokens=max_new_tokens,
+    )
+
+
+def _decode(
+    model: nn.Module,
+    ids_PL: Tensor,
+    mask_PL: Tensor,
+    group_size: int,
+    max_new_tokens: int,
+    stop_ids: Tensor,
+    settings: dict[str, Any],
+    generator: torch.Generator,
+    stats: bool,
+) -> _Recorded:
+    """The sampling loop."""
+    device, rows = ids_PL.device, len(ids_PL) * group_size
+    recorded = _Recorded.empty(rows, max_new_tokens, device)
+    logits_PV, prompt_cache = prefill(model, ids_PL, mask_PL)
+    logits_RV = logits_PV.repeat_interleave(group_size, 0)
+    cache = GroupCache(model, prompt_cache, mask_PL, group_size, max_new_tokens)
+    row_R = torch.arange(rows, device=device)  # which row sits at each place of the batch
+    done_R = torch.zeros(rows, dtype=torch.bool, device=device)
+    # Asking a GPU for a number empties its queue, so there it is asked less often.
+    check_every = 1 if device.type == "cpu" else 8
+    for step in range(max_new_tokens):
+        if step % _DRAWS == 0:
+            uniforms = torch.rand(_DRAWS, rows, generator=generator, dtype=torch.float64).to(device)
+        tokens_R = _choose(logits_RV, uniforms[step % _DRAWS, row_R], **settings)
+        recorded.put(row_R, step, tokens_R, ~done_R, logits_RV if stats else None)
+        done_R = done_R | torch.isin(tokens_R, stop_ids)
+        if step + 1 == max_new_tokens:
+            break
+        if step % check_every == 0:
+            finished = int(done_R.sum())
+            if finished == len(done_R):
+                break
+            if finished * _DROP_SHARE >= len(done_R):
+                order_R = cache.drop(done_R)
+                row_R, tokens_R, done_R = row_R[order_R], tokens_R[order_R], done_R[order_R]
+        logits_RV = cache.step(tokens_R)
+    return recorded
+
+
+def _choose(logits_RV: Tensor, uniforms_R: Tensor, **settings: Any) -> Tensor:
+    """The next token of each row."""
+    if settings["temperature"] == 0:
+        return logits_RV.argmax(-1)
+    return draw(filter_logits(logits_RV, **settings), uniforms_R)
+
+
+def token_stats(
+    policy: Policy, rollouts: Rollouts, indices: Tensor | Sequence[int] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Log-probs of the completion tokens and entropies under the trainable model, with gradient.
+
+    Both are fp32, at temperature 1, (N, longest of the chosen rows), 0 where masked. Each distinct prompt
+    is run once. Inside `policy.reference()` they are the base's.
+    """
+    every = torch.arange(rollouts.B) if indices is None else torch.as_tensor(indices)
+    every = every.to(rollouts.mask_BT.device)
+    prompts_P, owners_N = torch.unique(every // rollouts.G, return_inverse=True)
+    ids_PL, mask_PL = rollouts.prompt_ids_PL[prompts_P], rollouts.prompt_mask_PL[prompts_P]
+    widest = int(mask_PL.sum(1).max())
+    ids_PL, mask_PL = ids_PL[:, -widest:], mask_PL[:, -widest:]
+    logits_PV, prompt_cache = prefill(policy.model, ids_PL, mask_PL)
+
+    lengths_N = rollouts.lengths_B[every]
+    longest = int(lengths_N.max())
+    order_N, parts = by_length(lengths_N.cpu().numpy(), _PART_COST[rollouts.mask_BT.device.type])
+    found: list[tuple[Tensor, Tensor]] = []
+    for part in parts:
+        chosen = torch.from_numpy(order_N[part]).to(every.device)
+        width = int(lengths_N[chosen].max())
+        targets_NT = rollouts.completion_ids_BT[every[chosen], :width]
+        logits_NTV = logits_PV[owners_N[chosen], None]
+        if width > 1:
+            rest = completion_logits(
+                policy.model, prompt_cache, mask_PL, owners_N[chosen], targets_NT[:, :-1]
+            )
+            logits_NTV = torch.cat((logits_NTV, rest), 1)
+        values = logprob_entropy(logits_NTV.flatten(0, 1), targets_NT.flatten())
+        pad = (0, longest - width)
+        found.append(tuple(nn.functional.pad(v.view_as(targets_NT), pad) for v in values))
+    place_N = torch.from_numpy(np.argsort(order_N)).to(every.device)
+    mask_NT = rollouts.mask_BT[every, :longest]
+    logprobs_NT, entropies_NT = (
+        torch.cat(rows)[place_N].masked_fill(~mask_NT, 0.0) for rows in zip(*found, strict=True)
+    )
+    return logprobs_NT, entropies_NT
+
+
+def mismatch(logprobs_NT: Tensor, rollouts: Rollouts, indices: Tensor | None = None) -> dict[str, float]:
+    """Mean and max |trainer - sampler| log-prob over the generated tokens of the rows `indices`.
+
+    `logprobs_NT` comes from `token_stats` before the adapter has changed.
+    """
+    every = slice(None) if indices is None else indices
+    width = logprobs_NT.shape[1]
+    gap_NT = (logprobs_NT.detach() - rollouts.logprobs_BT[every, :width]).abs()
+    gaps = gap_NT[rollouts.mask_BT[every, :width]]
+    return {"mean": float(gaps.mean()), "max": float(gaps.max())}
+
+
+def by_length(lengths: np.ndarray, part_cost: int) -> tuple[np.ndarray, list[slice]]:
+    """Rows in order of length, cut where the padding saved is worth more tokens than `part_cost`."""
+    order = np.argsort(lengths, kind="stable")
+    ordered = lengths[order]
+
+    def cut(start: int, end: int) -> list[slice]:
+        counts = np.arange(1, end - start)
+        saved = counts * (ordered[end - 1] - ordered[start : end - 1])
+        if len(saved) == 0 or saved.max() <= part_cost:
+            return [slice(start, end)]
+        middle = start + 1 + int(saved.argmax())
+        return cut(start, middle) + cut(middle, end)
+
+    return order, cut(0, len(ordered))
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Every module in eval mode inside; each as it was afterwards."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
