@@ -13,7 +13,7 @@ import dataclasses
 import json
 import math
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,7 @@ TABLES: dict[str, dict[str, Any]] = {
     "anchor": ANCHORS,
     "rewards": REWARDS,
 }
+OPEN_KINDS = ("objective", "surrogate", "aggregation", "anchor")  # these take your own functions too
 _LINK = "workbench:"
 _LINK_LIMIT = 100_000  # bytes of JSON that a link may unpack to
 
@@ -114,11 +115,10 @@ class Recipe:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             _check_field(field, getattr(self, field.name))
-        for kind in ("objective", "surrogate", "anchor"):
+        for kind in OPEN_KINDS:
             row = self.variant(kind)
-            if isinstance(row, Variant):
+            if isinstance(row, Variant) and f"{kind}_args" in FIELDS:
                 row.check(str(getattr(self, kind)), getattr(self, f"{kind}_args"))
-        self.variant("aggregation")
         make_task(self.task, **self.task_args)
         self._check_rewards()
         self._check_sizes()
@@ -169,9 +169,16 @@ class Recipe:
         return self.name or f"{self.task}-{_name(self.objective)}"
 
     def replace(self, **changes: Any) -> Recipe:
-        """A validated copy with some fields changed."""
+        """A validated copy with some fields changed.
+
+        A new objective, surrogate, anchor or task starts from its own defaults: the parameters of the old
+        one are dropped unless new ones are given.
+        """
         for field in changes:
             lookup(FIELDS, "recipe field", field)
+            arguments = f"{field}_args"
+            if arguments in FIELDS and changes[field] != getattr(self, field):
+                changes = {arguments: {}} | changes
         return dataclasses.replace(self, **changes)
 
     def diff(self, other: Recipe) -> dict[str, tuple[Any, Any]]:
@@ -193,12 +200,16 @@ class Recipe:
         """The recipe of `to_dict`; `functions` are your own, matched by name."""
         if not isinstance(values, Mapping):
             raise WorkbenchError("A recipe is a list of 'field: value' lines; this is something else.")
-        own = {_name(function): function for function in functions}
-        changes = {key: own.get(v, v) if isinstance(v, str) else v for key, v in values.items()}
-        if isinstance(changes.get("rewards"), Mapping):
-            changes["rewards"] = {own.get(k, k): v for k, v in changes["rewards"].items()}
-        for field in changes:
+        for field in values:
             lookup(FIELDS, "recipe field", field)
+        own = {_name(function): function for function in functions}
+        changes = dict(values)
+        for kind in OPEN_KINDS:
+            changes |= {kind: _find(kind, changes[kind], own)} if kind in changes else {}
+        if isinstance(changes.get("rewards"), Mapping):
+            changes["rewards"] = {
+                _find("rewards", name, own): weight for name, weight in changes["rewards"].items()
+            }
         return cls(**changes)
 
     def to_yaml(self) -> str:
@@ -223,8 +234,7 @@ class Recipe:
 
     def to_code(self) -> str:
         """A snippet that runs this recipe."""
-        own = {_name(v): v for v in vars(self).values() if callable(v)}
-        own |= {_name(r): r for r in self.rewards if callable(r)}
+        own = {_name(function) for function in own_functions(vars(self))}
         lines = [f"    {key}={_code(value, own)}," for key, value in self.changed().items()]
         body = "\n" + "\n".join(lines) + "\n" if lines else ""
         return f"import workbench as wb\n\nrecipe = wb.Recipe({body})\nrun = wb.train(recipe)\n"
@@ -253,11 +263,29 @@ FIELDS: dict[str, dataclasses.Field[Any]] = {f.name: f for f in dataclasses.fiel
 LIVE = tuple(name for name, field in FIELDS.items() if field.metadata["live"])
 
 
+def own_functions(values: Mapping[str, Any]) -> tuple[Callable[..., Any], ...]:
+    """The user's own functions among field values: variants and rewards."""
+    named = [*values.values(), *values.get("rewards", {})]
+    return tuple(value for value in named if callable(value))
+
+
+def _find(kind: str, name: Any, own: Mapping[str, Callable[..., Any]]) -> Any:
+    """A table's name, or the user's function of that name."""
+    if not isinstance(name, str) or name in TABLES[kind]:
+        return name
+    if name not in own:
+        raise WorkbenchError(
+            unknown(kind.removesuffix("s"), name, TABLES[kind])
+            + f" If it is a function of your own, pass it: functions=[{name}]."
+        )
+    return own[name]
+
+
 def _name(value: Any) -> str:
     return getattr(value, "__name__", type(value).__name__) if callable(value) else str(value)
 
 
-def _code(value: Any, own: Mapping[str, Any]) -> str:
+def _code(value: Any, own: Collection[str]) -> str:
     """`value` as Python text; the names of the user's own functions stay names."""
     if isinstance(value, str) and value in own:
         return value
@@ -277,7 +305,7 @@ def _check_field(field: dataclasses.Field[Any], value: Any) -> None:
     if isinstance(default, str):
         if field.metadata["choices"] and value not in field.metadata["choices"]:
             raise WorkbenchError(unknown(name, value, field.metadata["choices"]))
-        if not isinstance(value, str) and not (callable(value) and name in TABLES):
+        if not isinstance(value, str) and not (callable(value) and name in OPEN_KINDS):
             raise WorkbenchError(f"{name} is {value!r}; give a text.")
         return
     _check_number(field, value)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from workbench.folder import RunFolder, read_checkpoint_recipe
-from workbench.recipe import LIVE, Recipe
+from workbench.recipe import LIVE, Recipe, own_functions
 from workbench.variants import WorkbenchError
 from workbench.worker import Worker
 
@@ -234,6 +234,7 @@ class Run:
                     f"{name} can't change during a run; use run.fork({name}=…) or start a new run. "
                     f"Live fields: {', '.join(LIVE)}."
                 )
+        self._functions += own_functions(fields)
         if self.live:
             self._own("update").change(fields)
         else:

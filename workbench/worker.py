@@ -18,7 +18,7 @@ import torch
 
 from workbench.evaluation import evaluate
 from workbench.folder import RunFolder, read_checkpoint_recipe, restore
-from workbench.recipe import Recipe
+from workbench.recipe import Recipe, own_functions
 from workbench.trainer import NonFiniteError, State, prepare, train_step
 from workbench.variants import WorkbenchError
 
@@ -142,8 +142,7 @@ class Worker:
 
     def _known_functions(self) -> tuple[Callable[..., Any], ...]:
         """The user's own functions: those given, and those in the recipe at hand."""
-        values = [*vars(self.recipe).values(), *self.recipe.rewards]
-        return (*self._functions, *(value for value in values if callable(value)))
+        return (*self._functions, *own_functions(vars(self.recipe)))
 
     def _gate(self, state: State) -> bool:
         """Hold here while paused. True: do a step. False: the end is reached or wanted."""
@@ -219,7 +218,6 @@ class Worker:
     def _fail(self, error: Exception, state: State | None) -> None:
         """Keep the error as text, save the batch of a non-finite loss, let go of the frames' tensors."""
         self.error = sentence(error, self.folder.path)
-        self.exception = error if isinstance(error, WorkbenchError) else RunFailed(self.error)
         text = "".join(traceback.format_exception(error))
         step = state.step if state is not None else 0
         try:
@@ -231,6 +229,7 @@ class Worker:
         except OSError as disk_error:  # the disk itself may be what failed; memory still tells
             self.error += f" This could not be written to the run's folder: {disk_error}."
         traceback.clear_frames(error.__traceback__)
+        self.exception = error if isinstance(error, WorkbenchError) else RunFailed(self.error)
         self.status = "failed"
 
 
