@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
 
 EVAL_SHARE = 8  # one problem in eight is kept for eval
 _PATIENCE = 1000  # draws without a new row before a small world counts as exhausted
-_TAGGED = re.compile(r"<answer>(.*?)(?:</answer>|$)", re.DOTALL)
 
 
 def split_of(key: str) -> str:
@@ -77,5 +75,4 @@ def check_prompt(owner: str, prompt: str, fields: tuple[str, ...]) -> None:
 def unwrapped(completion: str) -> str:
     """The text after the thinking, and inside the last ``<answer>`` tag where there is one."""
     text = after_thinking(completion)
-    tagged = _TAGGED.findall(text)
-    return tagged[-1].strip() if tagged else text
+    return text.rpartition("<answer>")[2].partition("</answer>")[0].strip()

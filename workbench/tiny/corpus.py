@@ -28,7 +28,7 @@ from workbench.variants import WorkbenchError
 HESITATIONS = (" hmm", " wait", " so", " maybe")
 HABITS = (10, 12, 8, 20, 15)  # what a guesser likes to answer, the most liked first
 HABIT_WEIGHTS = (5, 3, 2, 1, 1)
-SLIP = 0.35  # how often a rambler gets one step of a sum wrong
+SLIP = 0.45  # how often a rambler gets one step of a sum wrong
 LUCK = 0.2  # how often a rambler's last try at countdown lands
 
 COUNTDOWN = Countdown()

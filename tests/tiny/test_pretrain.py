@@ -1,0 +1,180 @@
+"""Pretraining: same seed, same weights; loss on completions; shipped models keep their word."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from workbench.packaged import data_path
+from workbench.tasks import make_task
+from workbench.tiny import card
+from workbench.tiny.corpus import Example
+from workbench.tiny.pretrain import (
+    MODELS,
+    build_model,
+    collate,
+    completion_loss,
+    encode,
+    pretrain,
+    rate_at,
+    train,
+)
+from workbench.tiny.tokenizer import build_tokenizer
+from workbench.variants import WorkbenchError
+
+MIXTURE = MODELS["tiny-strong"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return build_tokenizer()
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def weights(tokenizer, seed):
+    model = train(MIXTURE, tokenizer, seed, steps=4, batch=8, title=None)
+    return model.state_dict()
+
+
+def test_the_same_seed_gives_the_same_weights_bit_for_bit(tokenizer):
+    torch.manual_seed(1)
+    first = weights(tokenizer, seed=0)
+    torch.manual_seed(2)  # what the caller drew before must not matter
+    second = weights(tokenizer, seed=0)
+    other = weights(tokenizer, seed=1)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_training_leaves_the_callers_random_numbers_alone(tokenizer):
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    weights(tokenizer, seed=0)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_the_model_is_small_and_fits_nf4_blocks(tokenizer):
+    model = build_model(tokenizer)
+    assert 500_000 < sum(p.numel() for p in model.parameters()) < 1_500_000
+    linears = [m for m in model.modules() if isinstance(m, torch.nn.Linear)]
+    assert all(linear.in_features % 64 == 0 for linear in linears)
+
+
+def test_only_completion_tokens_are_targets(tokenizer):
+    demonstration = Example(
+        [{"role": "user", "content": "Compute 1+2"}], "<think></think>3", "arithmetic", "guessing"
+    )
+    longer = Example(
+        [{"role": "user", "content": "Compute 1+2+3"}], "<think></think>6", "arithmetic", "guessing"
+    )
+    batch = collate(encode(tokenizer, [demonstration, longer]), tokenizer.pad_token_id)
+    wanted = tokenizer.convert_tokens_to_ids(["<think>", "</think>", "3", "<|end|>"])
+    assert [label for label in batch.labels_BL[0].tolist() if label >= 0] == wanted
+    assert (
+        batch.labels_BL[0].tolist().index(wanted[0]) == 8
+    )  # bos user Compute ␣1 + 2 end assistant
+    assert batch.ids_BL[0, -2:].tolist() == [tokenizer.pad_token_id] * 2
+
+
+def test_loss_is_the_mean_negative_log_prob_of_the_targets(tokenizer):
+    torch.manual_seed(0)
+    model = build_model(tokenizer).eval()
+    example = Example([{"role": "user", "content": "Compute 1+2"}], "x=3", "arithmetic", "guessing")
+    batch = collate(encode(tokenizer, [example]), tokenizer.pad_token_id)
+    with torch.no_grad():
+        logprobs_LV = model(input_ids=batch.ids_BL).logits[0].log_softmax(-1)
+        places = [i for i, label in enumerate(batch.labels_BL[0].tolist()) if label >= 0]
+        by_hand = -sum(logprobs_LV[i - 1, batch.ids_BL[0, i]] for i in places) / len(places)
+        assert completion_loss(model, batch).item() == pytest.approx(by_hand.item(), rel=1e-5)
+
+
+def test_rate_warms_up_stays_and_falls_to_zero():
+    rates = [rate_at(step, 1000) for step in range(1000)]
+    assert rates[0] == pytest.approx(1 / 20)
+    assert rates[20] == rates[600] == 1.0
+    assert rates[800] == pytest.approx(0.5)
+    assert rates[999] == pytest.approx(1 / 400)
+
+
+def test_smoke_writes_a_whole_model_folder(tmp_path):
+    folder = pretrain("tiny-weak", tmp_path / "weak", steps=2, batch=4, smoke=True, progress=False)
+    names = {path.name for path in folder.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= names
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    assert "workbench pretrain tiny-weak --seed 0 --steps 2" in text
+    assert "| countdown | nf4 |" in text
+    assert "| guessing | 80% |" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "tiny-strnog"}, "Did you mean 'tiny-strong'?"),
+        ({"steps": 0}, "steps is 0"),
+        ({"batch": 0}, "batch is 0"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, message, tmp_path):
+    with pytest.raises(WorkbenchError) as caught:
+        pretrain(out=tmp_path / "model", **arguments)
+    assert message in str(caught.value)
+    assert not (tmp_path / "model").exists()
+
+
+def test_correlation():
+    rising, falling = np.array([1.0, 2.0, 3.0]), np.array([3.0, 2.0, 1.0])
+    assert card.correlation(rising, falling) == -1.0
+    assert card.correlation(rising, np.array([1.0, 0.0, 1.0])) == 0.0
+    assert card.correlation(rising, np.ones(3)) is None
+
+
+# --- the shipped models ---------------------------------------------------------------------------
+
+
+def figures(name):
+    return json.loads((data_path("models", name) / card.FIGURES).read_text(encoding="utf-8"))
+
+
+def test_shipped_figures_are_on_target():
+    strong, weak = figures("tiny-strong"), figures("tiny-weak")
+    assert 0.20 <= strong["countdown"]["none"]["pass@k"]["1"] <= 0.40
+    assert strong["countdown"]["none"]["pass@k"]["64"] >= 0.95
+    arithmetic = strong["arithmetic"]["none"]
+    assert 0.30 <= arithmetic["pass@k"]["1"] <= 0.60
+    for what in ("certainty and right", "brevity and right"):
+        assert arithmetic[what] > 0.05
+        assert arithmetic[f"{what}, within a prompt"] > 0.05
+    assert 0.05 <= weak["arithmetic"]["none"]["pass@k"]["1"] <= 0.20
+    assert weak["arithmetic"]["none"]["share of short answers"] > 0.5
+    assert weak["arithmetic"]["none"]["short answers right"] < 0.15
+    for model in (strong, weak):
+        for found in model.values():
+            assert found["nf4"]["pass@k"]["1"] >= found["none"]["pass@k"]["1"] - 0.03
+
+
+def test_shipped_models_are_small_and_hold_no_pickle():
+    files = [path for path in data_path("models").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 20e6
+    assert not [path for path in files if path.suffix in (".bin", ".pt", ".pkl")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("family", ["countdown", "arithmetic"])
+def test_shipped_figures_hold_when_measured_again(name, family):
+    policy = pytest.importorskip("workbench.models").load_policy(name, quantize="none")
+    again = card.measure_task(policy, make_task(family), prompts=32, samples=16)
+    shipped = figures(name)[family]["none"]
+    # 32 prompts: the standard error of pass@1 is about 0.05 at most.
+    assert again["pass@k"]["1"] == pytest.approx(shipped["pass@k"]["1"], abs=0.15)
+    assert again["mean length"] == pytest.approx(shipped["mean length"], rel=0.15)
+    assert again["truncated"] < 0.03
