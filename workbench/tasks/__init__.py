@@ -8,11 +8,17 @@ from typing import Any
 from workbench.tasks.arithmetic import Arithmetic
 from workbench.tasks.base import SPLITS, Task
 from workbench.tasks.countdown import Countdown
+from workbench.tasks.gsm8k import Gsm8k
+from workbench.tasks.jsonl import Jsonl
+from workbench.tasks.maths import Maths
 from workbench.variants import WorkbenchError, lookup, unknown
 
 TASKS: dict[str, Task] = {
     "countdown": Countdown(),
     "arithmetic": Arithmetic(),
+    "gsm8k": Gsm8k(),
+    "math": Maths(),
+    "jsonl": Jsonl(),
 }
 
 

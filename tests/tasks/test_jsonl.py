@@ -1,0 +1,60 @@
+"""Three ways to match an answer, and own column names."""
+
+import pytest
+
+from workbench.tasks import make_task
+from workbench.variants import WorkbenchError
+
+
+@pytest.mark.parametrize(
+    ("match", "answer", "completion", "score"),
+    [
+        ("exact", "blue", "<think>hm</think> blue ", 1.0),
+        ("exact", "light blue", "light  blue", 1.0),
+        ("exact", "blue", "Blue", 0.0),
+        ("exact", "blue", "It is blue", 0.0),
+        ("number", "18", "She has 18.0 eggs", 1.0),
+        ("number", "1,200 m", "it is 1200", 1.0),
+        ("number", "18", "18 or 19", 0.0),
+        ("number", "18", "eggs", 0.0),
+        ("math", r"\frac{1}{2}", r"\boxed{0.5}", 1.0),
+        ("math", "x+1", "1+x", 1.0),
+        ("math", "x+1", "1-x", 0.0),
+    ],
+)
+def test_match(match, answer, completion, score):
+    row = {"prompt": "", "answer": answer}
+    assert make_task("jsonl", match=match).score(row, completion) == score
+
+
+def test_own_columns(tmp_path):
+    path = tmp_path / "capitals.jsonl"
+    lines = [f'{{"land": "L{i}", "city": "C{i}", "n": {i}}}\n' for i in range(20)]
+    path.write_text("".join(lines))
+    task = make_task("jsonl", source=str(path), prompt_column="land", answer_column="city")
+    row = task.dataset("train")[0]
+    assert task.messages(row) == [{"role": "user", "content": row["land"]}]
+    assert task.score(row, row["city"]) == 1.0
+    numbers = make_task(
+        "jsonl", source=str(path), prompt_column="land", answer_column="n", match="number"
+    )
+    assert numbers.score(row, str(row["n"])) == 1.0
+
+
+def test_the_sample_has_both_splits():
+    task = make_task("jsonl")
+    train, held = (task.dataset(split) for split in ("train", "eval"))
+    assert len(train) + len(held) == 32 and len(held) >= 4
+    assert not set(train["prompt"]) & set(held["prompt"])
+    assert all(task.score(row, row["answer"]) == 1.0 for row in train)
+
+
+def test_wrong_settings_are_refused(tmp_path):
+    with pytest.raises(
+        WorkbenchError, match=r"Unknown jsonl\.match 'numbr'.*Did you mean 'number'"
+    ):
+        make_task("jsonl", match="numbr")
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"prompt": "a", "answer": "b"}\n')
+    with pytest.raises(WorkbenchError, match=r"'answer' has no number"):
+        make_task("jsonl", source=str(path), match="number").dataset("train")

@@ -1,0 +1,35 @@
+"""Where the shipped files are: in the checkout, or inside the installed package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from workbench.variants import WorkbenchError
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+def in_checkout() -> bool:
+    """True when the package runs from its own repository (``pip install -e .``)."""
+    return (PACKAGE.parent / "pyproject.toml").is_file() and (PACKAGE.parent / "data").is_dir()
+
+
+def data_path(*parts: str) -> Path:
+    """The path of a shipped file or folder under ``data/``, such as ``data_path("models")``."""
+    return _shipped("data", "_data", parts)
+
+
+def notebooks_path(*parts: str) -> Path:
+    """The path of a shipped notebook, or of their folder."""
+    return _shipped("notebooks", "_notebooks", parts)
+
+
+def _shipped(checkout_name: str, wheel_name: str, parts: tuple[str, ...]) -> Path:
+    base = PACKAGE.parent / checkout_name if in_checkout() else PACKAGE / wheel_name
+    path = base.joinpath(*parts)
+    if not path.exists():
+        raise WorkbenchError(
+            f"The shipped file {'/'.join((checkout_name, *parts))} is missing; "
+            "install the package again."
+        )
+    return path

@@ -1,0 +1,208 @@
+"""Tasks whose rows come from a file or the hub, and how those rows are read and split."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from workbench.packaged import data_path
+from workbench.tasks.base import Message, Row, check_split
+from workbench.tasks.grading import final_answer, same_value
+from workbench.variants import WorkbenchError, unknown
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
+SUFFIXES = (*JSON_SUFFIXES, ".parquet")
+
+
+@dataclass(frozen=True)
+class SourceTask:
+    """Problems from a file or a hub dataset, judged by the value of the final answer.
+
+    A subclass says where a row's reference answer is, and may judge in its own way.
+    """
+
+    name: ClassVar[str]
+    sample: ClassVar[str]
+
+    source: str = ""
+    """A JSONL or Parquet file, or a dataset's name on the hub; empty for the shipped sample."""
+    subset: str = ""
+    """The hub dataset's configuration, where it has several."""
+    prompt_column: str = "prompt"
+    """The column with the problem."""
+    answer_column: str = "answer"
+    """The column with the reference answer."""
+    instruction: str = ""
+    """Text put under every problem."""
+    train_split: str = "train"
+    """The source's split to train on."""
+    eval_split: str = "test"
+    """The source's split to evaluate on; a source without it is divided by `eval_share`."""
+    eval_share: float = 0.25
+    """The share of problems held out, chosen by a hash of the problem."""
+
+    def __post_init__(self) -> None:
+        share = self.eval_share
+        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < 1:
+            raise WorkbenchError(
+                f"{self.name}.eval_share is {share!r}; give a number between 0 and 1."
+            )
+
+    def reference(self, row: Row) -> str:
+        """The right answer of `row`."""
+        return str(row[self.answer_column]).strip()
+
+    def dataset(self, split: str) -> Dataset:
+        """The rows of `split`; no problem is in both."""
+        from datasets import Dataset
+
+        check_split(split)
+        tables = self._tables()
+        key = self.prompt_column
+        if self.train_split in tables and self.eval_split in tables:
+            rows = tables[self.eval_split]
+            if split == "train":
+                held_out = {_key(row[key]) for row in rows}
+                rows = [r for r in tables[self.train_split] if _key(r[key]) not in held_out]
+        else:
+            everything = [row for rows in tables.values() for row in rows]
+            wanted = split == "eval"
+            rows = [row for row in everything if in_eval(row[key], self.eval_share) == wanted]
+        if not rows:
+            raise WorkbenchError(
+                f"{self.source or self.sample} leaves no row for the {split} split; "
+                "give more rows or another eval_share."
+            )
+        return Dataset.from_list(rows)
+
+    def messages(self, row: Row) -> list[Message]:
+        """One user message: the problem, and the instruction under it."""
+        text = str(row[self.prompt_column]).strip()
+        if self.instruction:
+            text = f"{text}\n\n{self.instruction}"
+        return [{"role": "user", "content": text}]
+
+    def score(self, row: Row, completion: str) -> float:
+        """1.0 where the final answer has the reference's value."""
+        return float(same_value(self.reference(row), self.answer(completion)))
+
+    def answer(self, completion: str) -> str:
+        """The final answer as the judge reads it."""
+        return final_answer(completion)
+
+    def _tables(self) -> dict[str, list[Row]]:
+        """Checked rows by the source's own split names; a file is one table."""
+        if not self.source:
+            tables = {"all": _read_local(str(data_path("tasks", self.sample)))}
+        elif _is_local(self.source):
+            tables = {"all": _read_local(self.source)}
+        else:
+            tables = _read_hub(self.source, self.subset)
+        for name, rows in tables.items():
+            place = self.source or self.sample
+            self._check(rows, f"{place} ({name})" if len(tables) > 1 else place)
+        return tables
+
+    def _check(self, rows: list[Row], where: str) -> None:
+        if not rows:
+            raise WorkbenchError(f"{where} has no rows; give a source with at least one problem.")
+        for number, row in enumerate(rows, start=1):
+            for column in (self.prompt_column, self.answer_column):
+                if column not in row:
+                    raise WorkbenchError(
+                        f"Row {number} of {where}: {unknown('column', column, row)}"
+                    )
+                if row[column] is None or not str(row[column]).strip():
+                    raise WorkbenchError(
+                        f"Row {number} of {where} has an empty {column!r}; fill or remove it."
+                    )
+            try:
+                self.reference(row)
+            except WorkbenchError as error:
+                raise WorkbenchError(f"Row {number} of {where}: {error}") from error
+
+
+def in_eval(key: object, eval_share: float) -> bool:
+    """Whether the problem `key` is held out; the same answer on every machine."""
+    digest = hashlib.sha256(_key(key).encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64 < eval_share
+
+
+def _key(text: object) -> str:
+    # Copies of a problem that differ in spacing or case must land on one side.
+    return " ".join(str(text).split()).lower()
+
+
+def _is_local(source: str) -> bool:
+    path = Path(source).expanduser()
+    return path.suffix.lower() in SUFFIXES or path.exists() or source.startswith((".", "/", "~"))
+
+
+def _read_local(source: str) -> list[Row]:
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise WorkbenchError(f"The file {source} does not exist; give its path or a hub name.")
+    if path.suffix.lower() == ".parquet":
+        return _read_parquet(path)
+    if path.suffix.lower() in JSON_SUFFIXES:
+        return _read_jsonl(path)
+    raise WorkbenchError(
+        f"{source} is neither JSONL nor Parquet; give a file ending in one of "
+        f"{', '.join(SUFFIXES)}."
+    )
+
+
+def _read_jsonl(path: Path) -> list[Row]:
+    rows = []
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    rows.append(_json_row(line, path, number))
+    except (OSError, UnicodeDecodeError) as error:
+        raise WorkbenchError(f"{path} cannot be read as UTF-8 text: {error}.") from error
+    return rows
+
+
+def _json_row(line: str, path: Path, number: int) -> Row:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise WorkbenchError(
+            f"Line {number} of {path} is not JSON ({error}); mend or remove it."
+        ) from error
+    if not isinstance(row, dict):
+        raise WorkbenchError(
+            f"Line {number} of {path} is not a JSON object; write one {{...}} a line."
+        )
+    return row
+
+
+def _read_parquet(path: Path) -> list[Row]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        return pyarrow.parquet.read_table(path).to_pylist()
+    except (OSError, pyarrow.ArrowException) as error:
+        raise WorkbenchError(f"{path} cannot be read as Parquet: {error}.") from error
+
+
+def _read_hub(source: str, subset: str) -> dict[str, list[Row]]:
+    import datasets
+
+    try:
+        splits = datasets.load_dataset(source, subset or None)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise WorkbenchError(
+            f"The hub dataset {source!r} could not be loaded ({reason}); "
+            "check the name and the connection, or give a local file."
+        ) from error
+    return {name: rows.to_list() for name, rows in splits.items()}
