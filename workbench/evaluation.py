@@ -6,6 +6,7 @@ evaluations differ only by the weights.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,6 +103,7 @@ def evaluate(
     policy: Policy,
     task: Any,
     *,
+    rows: Sequence[dict[str, Any]] | None = None,
     prompts: int = 64,
     samples: int = 64,
     max_new_tokens: int = 64,
@@ -112,12 +114,13 @@ def evaluate(
 
     Args:
         task: a task, or its name with default parameters.
+        rows: problems to use instead of the eval split.
         samples: completions of each prompt (n); pass@k is given for every k up to n.
         temperature: of the samples that are judged.
     """
     task = make_task(task) if isinstance(task, str) else task
-    rows = task.dataset("eval")
-    rows = [rows[i] for i in range(min(prompts, len(rows)))]
+    found = task.dataset("eval") if rows is None else rows
+    rows = [found[i] for i in range(min(prompts, len(found)))]
     at_once = max(1, ROWS // samples)
     parts = [rows[i : i + at_once] for i in range(0, len(rows), at_once)]
     successes: list[int] = []

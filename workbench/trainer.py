@@ -51,6 +51,7 @@ class State:
     optimizer: torch.optim.Optimizer
     task: Any
     rows: Any  # the training split
+    eval_rows: list[dict[str, Any]]
     step: int = 0
 
 
@@ -89,13 +90,14 @@ def prepare(recipe: Recipe) -> State:
     )
     policy.model.train(recipe.lora_dropout > 0)
     task = recipe.make_task()
-    rows = task.dataset("train")
+    held_out = task.dataset("eval")
+    eval_rows = [held_out[i] for i in range(min(recipe.eval_prompts, len(held_out)))]
     optimizer = torch.optim.AdamW(
         [parameter for _, parameter in policy.trainable()],
         lr=recipe.learning_rate,
         weight_decay=recipe.weight_decay,
     )
-    return State(policy, optimizer, task, rows)
+    return State(policy, optimizer, task, task.dataset("train"), eval_rows)
 
 
 def train_step(state: State, recipe: Recipe, *, measure_kl: bool = False) -> Report:

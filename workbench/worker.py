@@ -197,6 +197,7 @@ class Worker:
         measured = evaluate(
             state.policy,
             state.task,
+            rows=state.eval_rows,
             prompts=self.recipe.eval_prompts,
             samples=self.recipe.eval_samples,
             max_new_tokens=self.recipe.max_new_tokens,

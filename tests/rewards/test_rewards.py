@@ -1,0 +1,52 @@
+"""The one place where rewards are computed: what it accepts, and how it names what it doesn't."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from workbench.rewards import REWARDS, compute
+from workbench.variants import WorkbenchError
+
+ROLLOUTS = SimpleNamespace(P=2, G=3, completions=list("abcdef"), logprobs_BT=torch.zeros(6, 1))
+
+
+def test_values_come_back_by_name_as_float32():
+    values = compute({"a": lambda r, t: torch.arange(6).view(2, 3)}, ROLLOUTS, None)
+    assert values["a"].dtype == torch.float32
+    assert values["a"].tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+def bad_shape(rollouts, task):
+    return torch.zeros(6)
+
+
+def no_tensor(rollouts, task):
+    return [0.0] * 6
+
+
+def not_a_number(rollouts, task):
+    return torch.tensor([[0, 0, 0], [0, float("nan"), 0]])
+
+
+def raises(rollouts, task):
+    return {}["missing"]
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (bad_shape, r"'bad_shape' returned shape \(6,\); return a tensor of shape \(2, 3\)"),
+        (no_tensor, r"'no_tensor' returned 'list'; return a tensor of shape \(2, 3\)"),
+        (not_a_number, "'not_a_number' is nan for the completion 'e'"),
+        (raises, "'raises' raised KeyError: 'missing'; the first completion of its batch was 'a'"),
+    ],
+)
+def test_a_broken_reward_is_named_and_never_becomes_a_zero(function, message):
+    with pytest.raises(WorkbenchError, match=message):
+        compute({function.__name__: function}, ROLLOUTS, None)
+
+
+def test_the_table_shows_a_formula_a_source_and_a_line_of_help():
+    for name, row in REWARDS.items():
+        assert row.formula and row.source and row.doc.endswith("."), name

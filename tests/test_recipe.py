@@ -1,0 +1,161 @@
+"""Recipes: what they refuse and how, and that they survive YAML, links and code."""
+
+import subprocess
+import sys
+
+import pytest
+
+from workbench.recipe import FIELDS, LIVE, Recipe
+from workbench.variants import WorkbenchError
+
+
+def shout(rollouts, task):
+    """A reward of one's own."""
+
+
+CHANGED = Recipe(
+    task="arithmetic",
+    objective="grpo",
+    objective_args={"std": "population"},
+    rewards={"correct": 1.0, "length": 0.25},
+    beta=0.05,
+    anchor_args={"estimator": "k3"},
+    learning_rate=5e-4,
+    seed=7,
+    name="naïve",
+)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"objective": "rlo"}, "Unknown objective 'rlo'; allowed: .*Did you mean 'rloo'?"),
+        ({"anchor": "kl"}, "Unknown anchor 'kl'; allowed: none, reverse_kl"),
+        ({"surrogate": "ppo"}, "Unknown surrogate 'ppo'; allowed: reinforce, ppo_clip."),
+        ({"aggregation": "mean"}, "Unknown aggregation 'mean'.*Did you mean 'token_mean'?"),
+        ({"task": "count-down"}, "Unknown task 'count-down'.*Did you mean 'countdown'?"),
+        ({"task_args": {"number": 4}}, "of countdown 'number'.*Did you mean 'numbers'?"),
+        ({"rewards": {"corect": 1}}, "Unknown reward 'corect'.*Did you mean 'correct'?"),
+        ({"rewards": {"correct": 0.0}}, "All reward weights are 0; give at least one"),
+        ({"rewards": {}}, "All reward weights are 0"),
+        ({"rewards": {"correct": float("inf")}}, "is inf; give a finite one"),
+        ({"rewards": {"correct": "1"}}, "rewards.'correct'. is '1'; give a number"),
+        ({"rewards": ["correct"]}, "give a dictionary"),
+        ({"group_size": 1}, "group_size is 1, but objective 'rloo' compares.*at least 2"),
+        ({"group_size": 2.5}, "group_size is 2.5; give a whole number"),
+        ({"learning_rate": -1e-3}, "learning_rate is -0.001; give 0 to 1"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan; give a finite number"),
+        ({"learning_rate": "2e-3"}, "learning_rate is '2e-3'; give a number .in YAML write"),
+        ({"beta": -0.1}, "beta is -0.1; give at least 0"),
+        ({"beta": float("inf")}, "beta is inf; give a finite number"),
+        ({"temperature": 0}, "temperature is 0; give more than 0 and at most 10"),
+        ({"steps": True}, "steps is True; give a number"),
+        ({"quantize": "nf5"}, "Unknown quantize 'nf5'; allowed: nf4, int8, none. Did you mean 'nf4'"),
+        ({"minibatches": 17}, "minibatches is 17, but a batch holds 16 groups"),
+        ({"objective_args": {"alpha": 1}}, "of rloo 'alpha'; allowed: nothing"),
+        ({"anchor_args": {"estimator": "k4"}}, "reverse_kl.estimator 'k4'; allowed: k1, k2, k3"),
+        ({"model": 3}, "model is 3; give a text"),
+        ({"device": print}, "device"),
+    ],
+)
+def test_a_wrong_choice_says_which_what_and_what_instead(fields, message):
+    with pytest.raises(WorkbenchError, match=message):
+        Recipe(**fields)
+
+
+def test_an_unknown_field_is_named_with_its_nearest_match():
+    for make in (Recipe().replace, lambda **f: Recipe.from_dict(f)):
+        with pytest.raises(WorkbenchError, match="Unknown recipe field 'lr_rate'"):
+            make(lr_rate=1)
+        with pytest.raises(WorkbenchError, match="Did you mean 'learning_rate'"):
+            make(learning_rates=1)
+
+
+def test_reinforce_needs_no_group():
+    assert Recipe(objective="reinforce", group_size=1).group_size == 1
+
+
+@pytest.mark.parametrize("recipe", [Recipe(), CHANGED])
+def test_yaml_link_and_code_give_the_same_recipe_back(recipe):
+    assert Recipe.from_yaml(recipe.to_yaml()) == recipe
+    assert Recipe.from_link(recipe.to_link()) == recipe
+    names: dict = {}
+    code = recipe.to_code().replace("run = wb.train(recipe)", "")
+    exec(code.replace("import workbench as wb", "import workbench.recipe as wb"), names)  # our own text
+    assert names["recipe"] == recipe
+
+
+def test_the_default_recipe_is_quantised_and_its_link_is_short():
+    assert (Recipe().quantize, Recipe().lora_rank) == ("nf4", 16)
+    assert len(Recipe().to_link()) < 30
+
+
+def test_functions_of_ones_own_are_kept_by_name_and_given_back():
+    recipe = Recipe(rewards={"correct": 1.0, shout: 0.5}, objective=shout)
+    assert "objective: shout" in recipe.to_yaml()
+    assert recipe.reward_weights() == {"correct": 1.0, "shout": 0.5}
+    assert Recipe.from_yaml(recipe.to_yaml(), [shout]) == recipe
+    assert "rewards={'correct': 1.0, shout: 0.5}" in recipe.to_code()
+    with pytest.raises(WorkbenchError, match=r"Unknown reward 'shout'.*pass it: functions=\[shout\]"):
+        Recipe.from_dict({"rewards": {"shout": 0.5}})
+    with pytest.raises(WorkbenchError, match=r"Unknown objective 'shout'.*functions=\[shout\]"):
+        Recipe.from_yaml(recipe.to_yaml())
+
+
+@pytest.mark.parametrize(
+    "link", ["", "workbench:", "workbench:!!!!", "workbench:eNqrVkpKL", "https://example.org", "é"]
+)
+def test_a_broken_link_asks_for_a_whole_one(link):
+    with pytest.raises(WorkbenchError, match="not a whole recipe link; copy it again"):
+        Recipe.from_link(link)
+
+
+def test_a_link_that_unpacks_without_end_is_refused_quickly():
+    import base64
+    import zlib
+
+    bomb = base64.urlsafe_b64encode(zlib.compress(b" " * 50_000_000, 9)).decode()
+    with pytest.raises(WorkbenchError, match="not a whole recipe link"):
+        Recipe.from_link("workbench:" + bomb)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("task: [", "not valid YAML at line 1"),
+        ("- task", "A recipe is a list of 'field: value' lines"),
+        ("!!python/object/apply:os.system ['true']", "not valid YAML"),
+        ("tusk: countdown", "Unknown recipe field 'tusk'.*Did you mean 'task'"),
+    ],
+)
+def test_bad_yaml_is_a_sentence(text, message):
+    with pytest.raises(WorkbenchError, match=message):
+        Recipe.from_yaml(text)
+
+
+def test_empty_yaml_is_the_default_recipe():
+    assert Recipe.from_yaml("") == Recipe()
+
+
+def test_a_new_variant_drops_the_old_ones_parameters():
+    assert CHANGED.replace(objective="rloo").objective_args == {}
+    assert CHANGED.replace(objective="grpo").objective_args == {"std": "population"}
+    assert CHANGED.replace(anchor="none").anchor_args == {}
+    other = Recipe().replace(objective="grpo", objective_args={"std": "population"})
+    assert other.objective_args == {"std": "population"}
+
+
+def test_diff_names_only_what_differs():
+    assert Recipe().diff(Recipe(beta=0.1)) == {"beta": (0.0, 0.1)}
+
+
+def test_every_field_has_help_and_live_fields_are_those_a_step_reads():
+    assert all(field.metadata["doc"].endswith(".") for field in FIELDS.values())
+    assert {"beta", "rewards", "objective", "learning_rate", "steps"} <= set(LIVE)
+    assert not {"model", "quantize", "lora_rank", "task", "seed", "group_size"} & set(LIVE)
+
+
+def test_recipes_load_neither_torch_nor_widgets():
+    code = "import sys, workbench.recipe as r; r.Recipe(); print({'torch', 'ipywidgets', 'transformers'} & set(sys.modules))"  # noqa: E501
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "set()"
