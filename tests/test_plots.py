@@ -60,10 +60,10 @@ def test_with_one_evaluation_there_is_no_now():
     assert data["k/now"].visible is False and data["k/base"].visible is True
 
 
-def test_the_greatest_k_is_shown_and_those_between_are_folded_into_the_legend():
+def test_over_steps_every_second_power_of_two_is_drawn_and_the_greatest_k():
     data = plots.trace_data("a", make_metrics(ks=(1, 2, 4, 8)), make_events())
     visible = {key: data[f"pass@{key}"].visible for key in (1, 2, 4, 8, 16)}
-    assert visible == {1: True, 2: "legendonly", 4: True, 8: True, 16: False}
+    assert visible == {1: True, 2: False, 4: True, 8: True, 16: False}
 
 
 def test_the_intervals_are_those_of_the_least_and_the_greatest_k():

@@ -24,8 +24,8 @@ HEIGHT = 740
 MAX_POINTS = 2_000
 REWARD_SLOTS = 8  # reward/total and seven parts; a live figure can't grow traces
 KS = (1, 2, 4, 8, 16, 32, 64)
-TICK_KS = tuple(2**i for i in range(13))
-SHOWN_KS = (1, 4, 16, 64)  # the others start folded away in the legend
+TICK_KS = tuple(4**i for i in range(7))
+SHOWN_KS = (1, 4, 16, 64)  # over steps, beside the greatest; pass@k against k has them all
 
 # Okabe and Ito's palette, told apart with any colour vision; amber for its yellow, unseen on white.
 BLUE, SKY, GREEN, ORANGE = "#0072B2", "#56B4E9", "#009E73", "#E69F00"
@@ -55,10 +55,10 @@ SUBPLOTS = (
     Subplot("pass", "pass@k over steps", 0, 0, 2),
     Subplot("k", "pass@k against k", 0, 2),
     Subplot("reward", "rewards", 1, 0, 2),
-    Subplot("entropy", "entropy, nats a token", 1, 2, metric="train/entropy"),
-    Subplot("kl", "KL from the base, nats a token", 2, 0, metric="train/kl"),
-    Subplot("length", "completion length, tokens", 2, 1, metric="rollout/length"),
-    Subplot("zero", "share of groups without signal", 2, 2, metric="groups/zero_signal"),
+    Subplot("entropy", "entropy (nats)", 1, 2, metric="train/entropy"),
+    Subplot("kl", "KL to base (nats)", 2, 0, metric="train/kl"),
+    Subplot("length", "length (tokens)", 2, 1, metric="rollout/length"),
+    Subplot("zero", "groups without signal", 2, 2, metric="groups/zero_signal"),
 )
 STEP_SUBPLOTS = tuple(subplot for subplot in SUBPLOTS if subplot.key != "k")
 
@@ -69,7 +69,7 @@ class TraceData:
 
     x: np.ndarray
     y: np.ndarray
-    visible: bool | str = True
+    visible: bool = True
     name: str | None = None
     text: list[str] = field(default_factory=list)
 
@@ -108,10 +108,10 @@ def series(metrics: pd.DataFrame, column: str) -> tuple[np.ndarray, np.ndarray]:
     return thin(metrics.index.to_numpy(np.int32)[known], y[known])
 
 
-def line(metrics: pd.DataFrame, column: str, name: str, visible: bool | str = True) -> TraceData:
+def line(metrics: pd.DataFrame, column: str, name: str) -> TraceData:
     """The trace of one metric."""
     x, y = series(metrics, column)
-    return TraceData(x, y, visible if len(x) else False, name)
+    return TraceData(x, y, len(x) > 0, name)
 
 
 def band(metrics: pd.DataFrame, k: int) -> TraceData:
@@ -171,8 +171,7 @@ def trace_data(name: str, metrics: pd.DataFrame, events: pd.DataFrame) -> dict[s
     last_k = max(pass_ks(metrics), default=64)
     shown = {*SHOWN_KS, last_k}
     data = {
-        f"pass@{k}": line(metrics, f"eval/pass@{k}", f"@{k}", True if k in shown else "legendonly")
-        for k in KS
+        f"pass@{k}": line(metrics, f"eval/pass@{k}", f"@{k}") if k in shown else NOTHING for k in KS
     }
     banded = (1, last_k)
     data |= {f"band@{k}": band(metrics, k) if k in banded else NOTHING for k in KS}
@@ -323,7 +322,6 @@ def legends(runs: int) -> dict[str, Any]:
         if subplot.key in places:
             left, _, _, top = cell(subplot)
             result[places[subplot.key]] = {**above, "x": left, "y": top}
-    result["legend"]["title"] = {"text": "pass ", "font": {"size": 10}}
     result["legend4"] = {
         **above, "x": 0, "y": 0, "yanchor": "top", "visible": runs > 1,
         "title": {"text": "runs ", "font": {"size": 10}},

@@ -86,7 +86,8 @@ def test_a_reward_of_weight_zero_is_measured_and_an_unticked_one_is_not(made):
     assert changes[-1] == {"rewards": {"correct": 1.0, "format": 0.3, "length": 0.0}}
     tick.value = False
     assert changes[-1] == {"rewards": {"correct": 1.0, "length": 0.0}}
-    assert weight.layout.visibility == "hidden"
+    weight.value = -0.5  # moving the weight of a reward takes it up again
+    assert changes[-1] == {"rewards": {"correct": 1.0, "format": -0.5, "length": 0.0}}
 
 
 def test_functions_of_ones_own_get_controls(made):
@@ -101,7 +102,7 @@ def test_functions_of_ones_own_get_controls(made):
     recipe = controls.recipe()
     assert recipe.objective is my_objective and recipe.rewards[my_reward] == 0.5
     assert "Mine &lt;b&gt;." in controls.by_field["objective"].about.value
-    assert controls.by_field["rewards"].rows[my_reward][0].description == "my_reward"
+    assert controls.by_field["rewards"].rows[my_reward][1].description == "my_reward"
     controls.by_field["objective"].choice.value = "grpo"
     assert changes[-1]["objective"] == "grpo"
 

@@ -51,6 +51,22 @@ def test_one_drawing_is_one_message(monkeypatch):
     assert len(sent) == 1
 
 
+def test_answers_of_the_page_are_dropped():
+    """plotly 7.1 raises on these where traces hold arrays; see QuietFigure."""
+    live = curves.LiveCurves()
+    live.draw([("a", make_metrics(5), EVENTS)])
+    figure = live.figure
+    figure._trace_edit_in_process = figure._layout_edit_in_process = True
+    answer = {"uid": trace(live, "entropy").uid, "x": {"dtype": "i4", "bdata": "AAAA"}}
+    figure._js2py_traceDeltas = {
+        "trace_deltas": [answer],
+        "trace_edit_id": figure._last_trace_edit_id,
+    }
+    figure._js2py_layoutDelta = {"layout_delta": {"xaxis": {"range": [0, 1]}}, "layout_edit_id": 0}
+    assert figure._js2py_traceDeltas is None and figure._js2py_layoutDelta is None
+    assert not figure._trace_edit_in_process and not figure._layout_edit_in_process
+
+
 def test_only_what_changed_is_sent():
     live = curves.LiveCurves()
     metrics = make_metrics(5)

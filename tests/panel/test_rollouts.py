@@ -53,10 +53,10 @@ def test_it_opens_at_the_newest_step_and_the_first_prompt(view):
 
 
 def test_the_table_holds_rewards_advantages_and_marks(view):
-    assert column(view, "right") == ["✓ right", "✗ wrong", "✗ wrong"]
+    assert column(view, "right") == ["✓", "✗", "✗"]
     assert column(view, "total") == ["1", "0.1", "0.2"]
     assert column(view, "advantage") == ["+1", "+0", "-1"]
-    assert column(view, "length") == ["5", "6", "7"] and column(view, "") == ["", "", "cut off"]
+    assert column(view, "tokens") == ["5", "6", "7 cut off"]
     assert column(view, "answer") == ["0.0", "0.1", "0.2"]
     assert "1 of 3 right" in view.text.value
 
@@ -71,13 +71,13 @@ def test_another_prompt_and_another_step(view):
 
 def test_order_and_filter(view):
     view.sort.value = "length, longest first"
-    assert column(view, "length") == ["7", "6", "5"]
+    assert column(view, "tokens") == ["7 cut off", "6", "5"]
     view.filter.value = "wrong"
-    assert column(view, "length") == ["7", "6"]
+    assert column(view, "tokens") == ["7 cut off", "6"]
     view.filter.value = "truncated"
-    assert column(view, "length") == ["7"]
+    assert column(view, "tokens") == ["7 cut off"]
     view.filter.value = "right"
-    assert column(view, "length") == ["5"]
+    assert column(view, "tokens") == ["5"]
 
 
 def test_a_new_step_is_followed_only_on_the_newest(view):

@@ -6,6 +6,8 @@ live curves; without anywidget it says so and shows a table instead.
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import Any
 
 from workbench.panel.bench import Panel
@@ -32,3 +34,13 @@ def panel(recipe_or_run: Any = None) -> Panel:
             "(for a run's folder: wb.panel(wb.attach(folder)))."
         )
     return Panel(recipe_or_run.recipe, recipe_or_run)
+
+
+class _Callable(ModuleType):
+    """Once this package is imported, its name in ``workbench`` is the package, not the function."""
+
+    def __call__(self, recipe_or_run: Any = None) -> Panel:
+        return panel(recipe_or_run)
+
+
+sys.modules[__name__].__class__ = _Callable

@@ -231,14 +231,14 @@ class Panel:
         parts = [f"<b>{status}</b>", f"step {progress['step']:.0f} of {progress['steps']:.0f}"]
         if progress["step"] and status in ALIVE:
             parts += [
-                f"{progress['seconds_per_step']:.2f} s a step",
+                f"{progress['seconds_per_step']:.2f} s/step",
                 f"{clock(progress['seconds_left'])} left",
-                f"{progress['tokens_per_second']:,.0f} tokens a second",
+                f"{progress['tokens_per_second']:,.0f} tokens/s",
             ]
         return " · ".join(parts + self._figures())
 
     def _figures(self) -> list[str]:
-        """pass@1 and the greatest pass@k, base and now, as text beside the curves."""
+        """pass@1 and the greatest pass@k, from the base to now, as text beside the curves."""
         from workbench.plots import pass_ks
 
         metrics = self.run.metrics
@@ -247,7 +247,7 @@ class Panel:
         for k in dict.fromkeys((*ks[:1], *ks[-1:])):
             known = metrics[f"eval/pass@{k}"].dropna()
             if len(known):
-                found.append(f"pass@{k} <b>{known.iloc[-1]:.3f}</b> (base {known.iloc[0]:.3f})")
+                found.append(f"pass@{k} {known.iloc[0]:.3f} → <b>{known.iloc[-1]:.3f}</b>")
         return found
 
     # --- how it is built --------------------------------------------------------------------------

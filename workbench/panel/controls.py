@@ -28,9 +28,10 @@ from workbench.panel.inputs import (
 from workbench.recipe import FIELDS, LIVE, TABLES, Recipe
 
 SECTIONS: dict[str, tuple[str, ...]] = {
-    "Objective": ("objective", "surrogate", "aggregation"),
+    "Objective": ("objective",),
     "KL anchor": ("anchor", "beta"),
     "Rewards": ("rewards",),
+    "Surrogate": ("surrogate", "aggregation"),
     "Task": ("task",),
     "Model": (
         "model", "quantize", "lora_rank", "lora_alpha", "lora_targets", "lora_dropout", "device",
@@ -120,7 +121,7 @@ class RewardsControl:
     def __init__(self, recipe: Recipe, changed: Callable[..., None]) -> None:
         self._changed = changed
         self.rows: dict[Any, tuple[widgets.Checkbox, widgets.FloatSlider]] = {}
-        hint = widgets.HTML('<div class="wb-doc">Ticked: measured. Weight 0: measured only.</div>')
+        hint = widgets.HTML('<div class="wb-doc">At weight 0 a reward is only measured.</div>')
         formulas = "".join(
             f"<b>{html.escape(n)}</b>{about(row)}" for n, row in TABLES["rewards"].items()
         )
@@ -146,12 +147,12 @@ class RewardsControl:
             if reward not in self.rows:
                 self.rows[reward] = self._row(reward)
         for reward, (tick, weight) in self.rows.items():
-            tick.value = reward in recipe.rewards
             value = float(recipe.rewards.get(reward, 0.0))
             weight.min, weight.max = min(weight.min, value), max(weight.max, value)
             weight.value = value
-            weight.layout.visibility = "visible" if tick.value else "hidden"
-        lines = [widgets.HBox(pair, layout=WIDE) for pair in self.rows.values()]
+            tick.value = reward in recipe.rewards  # last: moving a weight ticks its reward
+            self._shade(tick, weight)
+        lines = [widgets.HBox([weight, tick], layout=WIDE) for tick, weight in self.rows.values()]
         self.box.children = (self._hint, *lines, self._foot)
 
     def widgets(self) -> Iterator[widgets.DOMWidget]:
@@ -165,28 +166,32 @@ class RewardsControl:
         name = getattr(reward, "__name__", "own reward") if callable(reward) else reward
         doc = first_line(row)
         tick = widgets.Checkbox(
-            description=name,
-            tooltip=f"Measure {name}: {doc}",
-            indent=False,
-            layout={"width": "118px"},
-        )
-        weight = widgets.FloatSlider(
-            min=WEIGHTS[0], max=WEIGHTS[1], step=0.05, continuous_update=False,
-            description="weight", tooltip=f"Weight of {name}; at 0 it is measured only.",
-            style={"description_width": "initial"}, layout={"flex": "1 1 0", "width": "auto"},
+            description="measure", tooltip=f"Measure {name}: {doc}", indent=False,
+            layout={"width": "80px"},
         )  # fmt: skip
-        tick.observe(self._on_tick, "value")
-        weight.observe(self._on_weight, "value")
+        weight = widgets.FloatSlider(
+            min=WEIGHTS[0], max=WEIGHTS[1], step=0.05, continuous_update=False, description=name,
+            tooltip=f"Weight of {name}; at 0 it is measured only. {doc}",
+            style={"description_width": "64px"}, layout={"flex": "1 1 0", "width": "auto"},
+        )  # fmt: skip
+
+        def on_tick(_: Any) -> None:
+            self._shade(tick, weight)
+            self._changed(**self.values())
+
+        def on_weight(_: Any) -> None:
+            if tick.value:
+                self._changed(**self.values())
+            else:
+                tick.value = True  # which reports the change
+
+        tick.observe(on_tick, "value")
+        weight.observe(on_weight, "value")
         return tick, weight
 
-    def _on_tick(self, change: Any) -> None:
-        for tick, weight in self.rows.values():
-            if tick is change["owner"]:
-                weight.layout.visibility = "visible" if tick.value else "hidden"
-        self._on_weight(change)
-
-    def _on_weight(self, _: Any) -> None:
-        self._changed(**self.values())
+    @staticmethod
+    def _shade(tick: widgets.Checkbox, weight: widgets.FloatSlider) -> None:
+        (weight.remove_class if tick.value else weight.add_class)("wb-off")
 
 
 class FieldControl:

@@ -12,10 +12,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import ipywidgets as widgets
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
+from traitlets import observe
 
 from workbench import plots
 from workbench.plots import RunCurves, TraceData
@@ -53,16 +56,35 @@ def same(one: TraceData | None, two: TraceData) -> bool:
     )
 
 
+class QuietFigure(go.FigureWidget):
+    """A FigureWidget that lets the page's answers drop.
+
+    After each update the page sends back the defaults that it computed for every trace. Nothing here
+    needs them, they cost the kernel time, and plotly 7.1 raises ValueError on them where a trace
+    holds numpy arrays (`_remove_overlapping_props` asks for an array's truth).
+    """
+
+    @observe("_js2py_traceDeltas")
+    def _handler_js2py_traceDeltas(self, change: Any) -> None:
+        self._trace_edit_in_process = False
+        if change["new"]:
+            self._js2py_traceDeltas = None
+
+    @observe("_js2py_layoutDelta")
+    def _handler_js2py_layoutDelta(self, change: Any) -> None:
+        self._layout_edit_in_process = False
+        if change["new"]:
+            self._js2py_layoutDelta = None
+
+
 class LiveCurves:
     """The curves of up to MAX_RUNS runs, updated in place."""
 
     def __init__(self, theme: str = "light") -> None:
-        import plotly.graph_objects as go
-
-        self.figure = go.FigureWidget(plots.empty_figure(MAX_RUNS, theme))
+        self.figure = QuietFigure(plots.empty_figure(MAX_RUNS, theme))
         self.figure.layout.legend4.visible = False
-        self.figure._config = {**self.figure._config, "displaylogo": False, "responsive": True}
-        self.root = widgets.VBox([self.figure], layout={"width": "100%"})
+        self.figure._config = {**self.figure._config, "displayModeBar": False}
+        self.root = widgets.VBox([self.figure])
         self.root.add_class("wb-curves")
         self._seen: list[tuple[str, int, int]] = []
         self._drawn: list[dict[str, TraceData]] = [{} for _ in range(MAX_RUNS)]
@@ -137,8 +159,8 @@ def sparkline(y: np.ndarray) -> str:
 class Drawer:
     """A thread that calls `draw` until it returns False; `wake` starts it again.
 
-    It waits at least PERIOD after each drawing, and longer when drawing would use more than SHARE of
-    one core, measured in its own processor time: waiting for the interpreter does not count.
+    It waits at least PERIOD after each drawing, and longer when drawing would use more than SHARE
+    of one core, measured in its own processor time: waiting for the interpreter does not count.
     """
 
     def __init__(self, draw: Callable[[], bool], failed: Callable[[Exception], None]) -> None:

@@ -20,8 +20,8 @@ SORTS = {
     "length, longest first": "length",
 }
 MARKS = {
-    True: '<span class="wb-right">✓ right</span>',
-    False: '<span class="wb-wrong">✗ wrong</span>',
+    True: '<span class="wb-right" title="right">✓</span>',
+    False: '<span class="wb-wrong" title="wrong">✗</span>',
     None: "–",
 }
 FILTERS = ("all", "right", "wrong", "truncated")
@@ -59,23 +59,25 @@ def table_html(table: pd.DataFrame) -> str:
         return '<div class="wb-doc">No completion passes this filter.</div>'
     rewards = [column for column in table if column.startswith("reward/")]
     names = ["completion", "answer", "right", *(r.removeprefix("reward/") for r in rewards)]
-    head = "".join(
-        f'<th scope="col">{html.escape(name)}</th>' for name in (*names, "advantage", "length", "")
-    )
+    names = (*names, "advantage", "tokens")
+    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in names)
     accepted = right(table)
     rows = []
     for position, (index, row) in enumerate(table.iterrows()):
         mark = MARKS[None if accepted is None else bool(accepted.loc[index])]
         cells = [text_html(str(row["completion"])), text_html(str(row["answer"])), mark]
         cells += [number(row[reward]) for reward in rewards]
-        cells += [number(row["advantage"], signed=True), str(int(row["length"]))]
-        cells.append("cut off" if row["truncated"] else "")
+        length = f"{row['length']:.0f}{' cut off' if row['truncated'] else ''}"
+        cells += [number(row["advantage"], signed=True), length]
         kinds = ["wb-long", "wb-answer", *["wb-number"] * (len(cells) - 2)]
         pairs = zip(kinds, cells, strict=True)
         body = "".join(f'<td class="{kind}">{cell}</td>' for kind, cell in pairs)
         rows.append(f'<tr class="wb-row{position % 2}">{body}</tr>')
     body = "".join(rows)
-    return f'<table class="wb-table"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    head = f"<thead><tr>{head}</tr></thead>"
+    return (
+        f'<div class="wb-scroll"><table class="wb-table">{head}<tbody>{body}</tbody></table></div>'
+    )
 
 
 def summary_html(table: pd.DataFrame) -> str:
@@ -118,7 +120,7 @@ class RolloutView:
         self.text = widgets.HTML(EMPTY)
         bar = widgets.HBox([self.step, self.follow, self.prompt, self.filter, self.sort])
         bar.add_class("wb-wrap")
-        self.root = widgets.VBox([bar, self.text], layout={"width": "100%"})
+        self.root = widgets.VBox([bar, self.text])
         self.root.add_class("wb-rollouts")
         self._run: Any = None
         self._table = pd.DataFrame()

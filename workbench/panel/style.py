@@ -9,13 +9,18 @@ CSS = """
 .wb-buttons { flex-flow: row wrap !important; align-items: center; gap: 4px }
 .wb-buttons .jupyter-button { width: auto; min-width: 78px; margin: 0; border-radius: 4px }
 .wb-buttons .widget-hprogress { height: 10px; margin: 0 8px }
-.wb-state { font-variant-numeric: tabular-nums; line-height: 1.5; min-height: 20px }
+.wb-state .widget-html-content { font-variant-numeric: tabular-nums }
+.wb-bar .widget-html { margin: 2px 0 0 0 }
 .wb-state b { font-weight: 600 }
-.wb-message { line-height: 1.5; min-height: 20px; color: var(--wb-soft) }
+.wb-message .widget-html-content { min-height: 20px; color: var(--wb-soft) }
 .wb-message .wb-error { color: var(--jp-error-color1, #c62828); font-weight: 600 }
 .wb-body2 { flex-flow: row wrap !important; align-items: flex-start; gap: 16px }
-.wb-controls { flex: 0 0 318px; min-width: 0 }
-.wb-right-side { flex: 1 1 520px; min-width: 0 }
+.wb-controls { flex: 0 0 300px; min-width: 0 }
+.wb-right-side { flex: 1 1 480px; min-width: 0 }
+.wb-panel .wb-right-side > .widget-tab-contents { padding: 8px 4px; border: none }
+.wb-off { opacity: 0.45 }
+.wb-scroll { overflow-x: auto }
+.wb-rollouts .widget-html, .wb-rollouts .widget-html-content { width: 100%; min-width: 0 }
 .wb-controls .widget-inline-hbox { margin: 1px 0; min-width: 0; width: 100% }
 .wb-controls .widget-label { text-align: left; color: var(--wb-soft) }
 .wb-controls .widget-readout { min-width: 44px; margin: 0 0 0 4px }
@@ -25,10 +30,12 @@ CSS = """
 .wb-controls .wb-header i { width: 16px; margin-right: 4px; color: var(--wb-soft) }
 .wb-controls .wb-section-body { padding: 4px 2px 4px 8px; overflow: hidden }
 .wb-controls .widget-html, .wb-controls .widget-htmlmath { margin: 0; width: 100%; height: auto }
-.wb-controls .widget-html-content, .wb-controls .widget-htmlmath-content { line-height: 1.4 }
+.wb-panel .widget-html-content, .wb-panel .widget-htmlmath-content { line-height: 1.45;
+  width: 100%; min-width: 0 }
 .wb-doc, .wb-source { color: var(--wb-soft); line-height: 1.4 }
 .wb-source { font-size: 11px }
-.wb-formula { overflow-x: auto; overflow-y: hidden; padding: 4px 0 }
+.wb-formula { overflow-x: auto; overflow-y: hidden; padding: 4px 0;
+  font-size: 92% }
 .wb-details summary { cursor: pointer; color: var(--wb-soft) }
 .wb-warn { border-left: 3px solid #E69F00; padding-left: 8px; line-height: 1.5 }
 .wb-curves { overflow: hidden }
@@ -36,9 +43,9 @@ CSS = """
 .wb-wrap { flex-flow: row wrap !important; gap: 2px 10px; align-items: center }
 .wb-table { border-collapse: collapse; font-variant-numeric: tabular-nums; line-height: 1.45 }
 .wb-table th { text-align: left; font-weight: 600; border-bottom: 1px solid var(--wb-line) }
-.wb-table td, .wb-table th { padding: 3px 12px 3px 0; vertical-align: top; white-space: nowrap }
+.wb-table td, .wb-table th { padding: 3px 10px 3px 0; vertical-align: top; white-space: nowrap }
 .wb-table td.wb-long, .wb-table td.wb-answer { white-space: normal; overflow-wrap: anywhere }
-.wb-table td.wb-long { min-width: 220px }
+.wb-table td.wb-long { min-width: 170px; width: 60% }
 .wb-row1 td { background: color-mix(in srgb, var(--wb-back) 55%, transparent) }
 .wb-text { font-family: var(--jp-code-font-family, monospace); font-size: 12px;
   white-space: pre-wrap; unicode-bidi: isolate; overflow-wrap: anywhere }

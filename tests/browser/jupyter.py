@@ -1,0 +1,145 @@
+"""JupyterLab on the loopback with nothing of the user's settings, and a page in headless Chromium."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+
+def chromium() -> str | None:
+    """The installed Chromium, or None."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    return next(filter(None, map(shutil.which, names)), None)
+
+
+@contextlib.contextmanager
+def lab(folder: Path, settings: Path, **environment: str) -> Iterator[str]:
+    """A JupyterLab server of `folder`; gives its address. No token, hence loopback only."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for name in ("CONFIG_DIR", "DATA_DIR", "RUNTIME_DIR"):
+        environment[f"JUPYTER_{name}"] = str(settings / name.lower())
+    environment |= {
+        "JUPYTERLAB_SETTINGS_DIR": str(settings / "lab"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(settings / "workspaces"),
+        "IPYTHONDIR": str(settings / "ipython"),
+    }
+    command = [
+        sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}",
+        "--ServerApp.token=", "--ServerApp.password=", "--ServerApp.port_retries=0",
+        "--allow-root", f"--ServerApp.root_dir={folder}",
+    ]  # fmt: skip
+    quiet = settings / "lab" / "@jupyterlab" / "apputils-extension"
+    quiet.mkdir(parents=True)  # no question about news over the notebook
+    (quiet / "notification.jupyterlab-settings").write_text('{"fetchNews": "false"}')
+    log = (settings / "lab.log").open("w")
+    server = subprocess.Popen(
+        command, env=os.environ | environment, cwd=folder, stdout=log, stderr=subprocess.STDOUT
+    )
+    try:
+        address = f"http://127.0.0.1:{port}"
+        wait_until(lambda: _answers(f"{address}/api/status"), 60, f"JupyterLab ({log.name})")
+        yield address
+    finally:
+        server.terminate()  # its kernels end with it
+        server.wait(20)
+        log.close()
+
+
+def _answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(address, timeout=2) as reply:
+            return reply.status == 200
+    except OSError:
+        return False
+
+
+def wait_until(condition, seconds: float, what: str) -> None:
+    """Poll until `condition()` holds; an error that names `what` after `seconds`."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return
+        time.sleep(0.25)
+    raise AssertionError(f"waited {seconds} s in vain for {what}")
+
+
+@contextlib.contextmanager
+def browser_page(width: int = 1280, height: int = 900) -> Iterator:
+    """A page of headless Chromium; what its console says is kept in `page.errors`."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=chromium(), args=FLAGS)
+        page = browser.new_page(viewport={"width": width, "height": height})
+        page.errors = []
+        page.on("pageerror", lambda error: page.errors.append(str(error)))
+        try:
+            yield page
+        finally:
+            browser.close()
+
+
+class Notebook:
+    """A notebook open in the page."""
+
+    def __init__(self, page, address: str, name: str) -> None:
+        self.page, self.address, self.name = page, address, name
+
+    def open(self) -> None:
+        """Open (or open again) the notebook and wait for its first cell and its kernel."""
+        self.page.goto(f"{self.address}/lab/tree/{self.name}?reset")
+        self.page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
+        bar = self.page.locator("#jp-main-statusbar")
+        wait_until(lambda: "| Idle" in bar.inner_text(), 60, "an idle kernel")
+
+    def cell(self, number: int):
+        """The code cell `number`, from 0."""
+        return self.page.locator(".jp-Notebook .jp-CodeCell").nth(number)
+
+    def run(self, number: int, seconds: float = 60) -> None:
+        """Run a code cell and wait until it has ended."""
+        cell = self.cell(number)
+        cell.locator(".jp-InputArea-editor").click()
+        self.page.keyboard.press("Control+Enter")
+        prompt = cell.locator(".jp-InputPrompt")
+        wait_until(
+            lambda: prompt.inner_text().strip() not in ("[*]:", "[ ]:"), seconds, f"cell {number}"
+        )
+
+    def button(self, name: str):
+        """The panel's button of that name."""
+        return self.page.locator(".wb-buttons").get_by_role("button", name=name)
+
+    def trace(self, key: str, run: int = 0) -> dict:
+        """A curve as the page holds it: its x, y, text and whether it is shown."""
+        return self.page.evaluate(
+            """([key, run]) => {
+                const plot = document.querySelector('.wb-curves .js-plotly-plot');
+                const trace = plot && plot.data &&
+                    plot.data.find(t => t.meta && t.meta.key === key && t.meta.run === run);
+                if (!trace) return {x: [], y: [], text: [], visible: false};
+                const list = values => Array.from(values || []);
+                return {x: list(trace.x), y: list(trace.y), text: list(trace.text),
+                        visible: trace.visible};
+            }""",
+            [key, run],
+        )
+
+    def steps(self, key: str = "entropy", run: int = 0) -> int:
+        """How many points a curve has."""
+        return len(self.trace(key, run)["x"])
