@@ -1,11 +1,12 @@
 """The expression parser: exact values, and hostile text refused at once."""
 
+import itertools
 import time
 from fractions import Fraction
 
 import pytest
 
-from workbench.tasks._expression import ExpressionError, Term, evaluate
+from workbench.tasks._expression import ExpressionError, Term, evaluate, whole
 
 
 @pytest.mark.parametrize(
@@ -83,3 +84,13 @@ def test_term_has_whole_values_only():
     assert Term.join(Term(7), "/", Term(2)) is None
     assert Term.join(Term(7), "/", Term(0)) is None
     assert Term.join(Term(6), "/", Term(2)).value == 3
+
+
+@pytest.mark.parametrize("operator", "+-*/")
+def test_whole_agrees_with_exact_fractions(operator):
+    for left, right in itertools.product(range(13), repeat=2):
+        exact = Fraction(left, right) if operator == "/" and right else None
+        if operator != "/":
+            exact = evaluate(f"{left}{operator}{right}").value
+        wanted = int(exact) if exact is not None and exact.denominator == 1 else None
+        assert whole(left, operator, right) == wanted

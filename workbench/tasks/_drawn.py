@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import random
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from workbench.tasks.base import after_thinking
 from workbench.variants import WorkbenchError
@@ -13,8 +13,20 @@ from workbench.variants import WorkbenchError
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from workbench.tasks._expression import Term
+
 EVAL_SHARE = 8  # one problem in eight is kept for eval
 _PATIENCE = 1000  # draws without a new row before a small world counts as exhausted
+
+
+class Drawn(Protocol):
+    """A task whose problems are drawn at random."""
+
+    name: str
+    seed: int
+
+    def draw(self, rng: random.Random) -> tuple[str, dict[str, Any], Term]:
+        """One problem: its canonical key, its row and the calculation it was made from."""
 
 
 def split_of(key: str) -> str:
@@ -23,31 +35,23 @@ def split_of(key: str) -> str:
     return "eval" if int.from_bytes(digest[:4], "big") % EVAL_SHARE == 0 else "train"
 
 
-def draw_rows(
-    draw: Callable[[random.Random], tuple[str, dict[str, Any]]],
-    split: str,
-    count: int,
-    seed: int,
-    name: str,
-) -> Dataset:
-    """Up to `count` different problems of `split`; fewer where the world holds no more of them.
-
-    `draw(rng)` gives one problem: its canonical key and its row.
-    """
+@functools.lru_cache(maxsize=16)  # an evaluation asks for the same rows again and again
+def drawn_rows(task: Drawn, split: str, count: int) -> Dataset:
+    """Up to `count` different problems of `split`; fewer where the world holds no more of them."""
     from datasets import Dataset  # heavy, and only needed once rows are asked for
 
-    rng = random.Random(f"{name}/{split}/{seed}")
+    rng = random.Random(f"{task.name}/{split}/{task.seed}")
     rows: dict[str, dict[str, Any]] = {}
     misses = 0
     while len(rows) < count and misses < _PATIENCE:
-        key, row = draw(rng)
+        key, row, _ = task.draw(rng)
         if key in rows or split_of(key) != split:
             misses += 1
         else:
             rows[key], misses = row, 0
     if not rows:
         raise WorkbenchError(
-            f"{name} finds no problem for the split {split!r} with these settings; "
+            f"{task.name} finds no problem for the split {split!r} with these settings; "
             "give more or larger numbers."
         )
     return Dataset.from_list(list(rows.values()))

@@ -92,6 +92,17 @@ def apply(left: Fraction, operator: str, right: Fraction) -> Fraction:
     return left / right
 
 
+def whole(left: int, operator: str, right: int) -> int | None:
+    """`left operator right` where that is a whole number, else None."""
+    if operator == "+":
+        return left + right
+    if operator == "-":
+        return left - right
+    if operator == "*":
+        return left * right
+    return None if right == 0 or left % right else left // right
+
+
 @dataclass(frozen=True)
 class Term:
     """A whole-number calculation as a tree: a number, or two terms and an operator."""
@@ -104,11 +115,8 @@ class Term:
     @classmethod
     def join(cls, left: Term, operator: str, right: Term) -> Term | None:
         """The combined term, or None where its value is no whole number."""
-        try:
-            value = apply(Fraction(left.value), operator, Fraction(right.value))
-        except ExpressionError:
-            return None
-        return cls(int(value), operator, left, right) if value.denominator == 1 else None
+        value = whole(left.value, operator, right.value)
+        return None if value is None else cls(value, operator, left, right)
 
     def nodes(self) -> Iterator[Term]:
         """Every term with an operator, in the order in which one calculates."""

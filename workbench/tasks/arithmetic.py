@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from workbench.tasks._drawn import check_prompt, check_whole, draw_rows, unwrapped
+from workbench.tasks._drawn import check_prompt, check_whole, drawn_rows, unwrapped
 from workbench.tasks._expression import Term
 from workbench.tasks.base import Message, Row, check_split
 from workbench.variants import WorkbenchError
@@ -32,7 +32,7 @@ class Arithmetic:
     """Operands are drawn from 1 to this."""
     largest_result: int = 99
     """Every intermediate result lies between 0 and this."""
-    rows: int = 4096
+    rows: int = 2048
     """Problems in the train split."""
     eval_rows: int = 512
     """Problems in the eval split."""
@@ -58,7 +58,7 @@ class Arithmetic:
         """Different expressions; the splits share none."""
         check_split(split)
         count = self.rows if split == "train" else self.eval_rows
-        return draw_rows(lambda rng: self.draw(rng)[:2], split, count, self.seed, self.name)
+        return drawn_rows(self, split, count)
 
     def draw(self, rng: random.Random) -> tuple[str, Row, Term]:
         """A problem's canonical key (the expression), its row, and the expression as a tree."""

@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from workbench.tasks._drawn import check_prompt, check_whole, draw_rows, unwrapped
+from workbench.tasks._drawn import check_prompt, check_whole, drawn_rows, unwrapped
 from workbench.tasks._expression import ExpressionError, Term, evaluate
 from workbench.tasks.base import Message, Row, check_split
 
@@ -26,7 +26,7 @@ class Countdown:
     """Numbers are drawn from 1 to this."""
     largest_target: int = 99
     """No target, and no intermediate result of the solution it was drawn from, is above this."""
-    rows: int = 4096
+    rows: int = 2048
     """Problems in the train split."""
     eval_rows: int = 512
     """Problems in the eval split."""
@@ -48,7 +48,7 @@ class Countdown:
         """Different problems, each solvable; the splits share no (numbers, target)."""
         check_split(split)
         count = self.rows if split == "train" else self.eval_rows
-        return draw_rows(lambda rng: self.draw(rng)[:2], split, count, self.seed, self.name)
+        return drawn_rows(self, split, count)
 
     def draw(self, rng: random.Random) -> tuple[str, Row, Term]:
         """A problem's canonical key, its row, and the solution it was drawn from."""

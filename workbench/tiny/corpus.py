@@ -16,10 +16,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from fractions import Fraction
 
 from workbench.tasks._drawn import split_of
-from workbench.tasks._expression import Term, apply
+from workbench.tasks._expression import Term, whole
 from workbench.tasks.arithmetic import Arithmetic
 from workbench.tasks.base import Message
 from workbench.tasks.countdown import Countdown
@@ -156,7 +155,7 @@ def _ramble(term: Term, steps: list[str], rng: random.Random) -> int:
 
 
 def _slippery(left: int, operator: str, right: int, rng: random.Random) -> int:
-    value = int(apply(Fraction(left), operator, Fraction(right)))
+    value = whole(left, operator, right) or 0  # never None: expressions have no division
     if rng.random() < SLIP:
         value += rng.choice((-10, -2, -1, 1, 2, 10))
     return min(max(value, 0), ARITHMETIC.largest_result)
