@@ -82,7 +82,7 @@ def test_evaluation_counts_what_the_task_accepts_and_repeats_itself(toy_world):
     sizes = {"prompts": 3, "samples": 4, "max_new_tokens": 6}
     result = evaluate(policy, AlwaysRight(), **sizes)
     assert result.successes_P.tolist() == [4, 4, 4]
-    assert result.pass_at == {k: 1.0 for k in range(1, 5)}
+    assert result.pass_at == dict.fromkeys(range(1, 5), 1.0)
     assert evaluate(policy, Half(), **sizes).successes_P.tolist() == [0, 0, 0]
     again = evaluate(policy, "countdown", **sizes)
     assert again.entropy == result.entropy

@@ -50,7 +50,10 @@ CHANGED = Recipe(
         ({"beta": float("inf")}, "beta is inf; give a finite number"),
         ({"temperature": 0}, "temperature is 0; give more than 0 and at most 10"),
         ({"steps": True}, "steps is True; give a number"),
-        ({"quantize": "nf5"}, "Unknown quantize 'nf5'; allowed: nf4, int8, none. Did you mean 'nf4'"),
+        (
+            {"quantize": "nf5"},
+            "Unknown quantize 'nf5'; allowed: nf4, int8, none. Did you mean 'nf4'",
+        ),
         ({"minibatches": 17}, "minibatches is 17, but a batch holds 16 groups"),
         ({"objective_args": {"alpha": 1}}, "of rloo 'alpha'; allowed: nothing"),
         ({"anchor_args": {"estimator": "k4"}}, "reverse_kl.estimator 'k4'; allowed: k1, k2, k3"),
@@ -81,7 +84,9 @@ def test_yaml_link_and_code_give_the_same_recipe_back(recipe):
     assert Recipe.from_link(recipe.to_link()) == recipe
     names: dict = {}
     code = recipe.to_code().replace("run = wb.train(recipe)", "")
-    exec(code.replace("import workbench as wb", "import workbench.recipe as wb"), names)  # our own text
+    exec(
+        code.replace("import workbench as wb", "import workbench.recipe as wb"), names
+    )  # our own text
     assert names["recipe"] == recipe
 
 
@@ -96,7 +101,9 @@ def test_functions_of_ones_own_are_kept_by_name_and_given_back():
     assert recipe.reward_weights() == {"correct": 1.0, "shout": 0.5}
     assert Recipe.from_yaml(recipe.to_yaml(), [shout]) == recipe
     assert "rewards={'correct': 1.0, shout: 0.5}" in recipe.to_code()
-    with pytest.raises(WorkbenchError, match=r"Unknown reward 'shout'.*pass it: functions=\[shout\]"):
+    with pytest.raises(
+        WorkbenchError, match=r"Unknown reward 'shout'.*pass it: functions=\[shout\]"
+    ):
         Recipe.from_dict({"rewards": {"shout": 0.5}})
     with pytest.raises(WorkbenchError, match=r"Unknown objective 'shout'.*functions=\[shout\]"):
         Recipe.from_yaml(recipe.to_yaml())

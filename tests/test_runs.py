@@ -144,9 +144,7 @@ def test_killed_and_attached_it_goes_on_bit_for_bit(toy_recipe, tmp_path):
 
     whole = train(recipe, folder=tmp_path / "whole", listeners=[change], blocking=True)
     folder = tmp_path / "killed"
-    code = KILLED.format(
-        tests=os.path.dirname(__file__), text=recipe.to_yaml(), folder=str(folder)
-    )
+    code = KILLED.format(tests=os.path.dirname(__file__), text=recipe.to_yaml(), folder=str(folder))
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     metrics = folder / "metrics.jsonl"
     until(lambda: metrics.exists() and metrics.read_text().count("\n") >= 7, 120)
@@ -160,7 +158,9 @@ def test_killed_and_attached_it_goes_on_bit_for_bit(toy_recipe, tmp_path):
     run.wait()
     assert run.recipe.objective == "grpo"
     assert_same_numbers(run, whole)
-    assert [e["text"] for e in run.folder.read_events()] == ["objective rloo → grpo, beta 0.0 → 0.2"]
+    assert [e["text"] for e in run.folder.read_events()] == [
+        "objective rloo → grpo, beta 0.0 → 0.2"
+    ]
 
 
 def test_an_update_lands_at_the_next_step_and_is_marked(toy_recipe, tmp_path):
@@ -333,7 +333,10 @@ def spoil(run, record):
     [
         (torch.OutOfMemoryError("CUDA out of memory."), "Out of memory: lower microbatch first"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "Out of memory: lower"),
-        (OSError(28, "No space left on device"), "No space left on device.*free or unlock the disk"),
+        (
+            OSError(28, "No space left on device"),
+            "No space left on device.*free or unlock the disk",
+        ),
         (KeyError("x"), "KeyError: 'x' .the traceback is in error.txt"),
     ],
 )

@@ -62,7 +62,9 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     1 - C(n - c, k) / C(n, k), as a product to stay exact for large n (Chen et al. 2021, arXiv 2107.03374).
     """
     if not 0 <= c <= n or not 1 <= k <= n:
-        raise WorkbenchError(f"pass_at_k needs 0 <= c <= n and 1 <= k <= n; got n={n}, c={c}, k={k}.")
+        raise WorkbenchError(
+            f"pass_at_k needs 0 <= c <= n and 1 <= k <= n; got n={n}, c={c}, k={k}."
+        )
     return float(_pass_table(n)[c, k - 1])
 
 

@@ -1,13 +1,13 @@
 """The folder of a run: the truth about it, readable with pandas and a text editor.
 
-    recipe.yaml          the recipe it started with
-    metrics.jsonl        one line a step, flushed at once; step 0 is the base model
-    events.jsonl         what changed and when: updates, forks, resumes, failures
-    rollouts/000010.parquet
-    checkpoints/000010/  adapter_model.safetensors + adapter_config.json (plain peft), optimizer.safetensors,
-                         state.json (step, recipe, file sizes); complete or absent, never half
-    status.json          what the run is doing, and which process does it
-    error.txt            the traceback of a failed run
+recipe.yaml          the recipe it started with
+metrics.jsonl        one line a step, flushed at once; step 0 is the base model
+events.jsonl         what changed and when: updates, forks, resumes, failures
+rollouts/000010.parquet
+checkpoints/000010/  adapter_model.safetensors + adapter_config.json (plain peft), optimizer.safetensors,
+                     state.json (step, recipe, file sizes); complete or absent, never half
+status.json          what the run is doing, and which process does it
+error.txt            the traceback of a failed run
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class RunFolder:
 
     path: Path
 
-    # --- metrics and events -------------------------------------------------------------------------
+    # --- metrics and events -------------------------------------------------------------------
 
     @property
     def metrics_path(self) -> Path:
@@ -98,7 +98,7 @@ class RunFolder:
             lines = getattr(parent, f"read_{name}")()
             _write_lines(self.path / f"{name}.jsonl", [x for x in lines if x["step"] <= step])
 
-    # --- recipe and status --------------------------------------------------------------------------
+    # --- recipe and status --------------------------------------------------------------------
 
     def write_recipe(self, recipe: Recipe) -> None:
         _replace(self.path / "recipe.yaml", recipe.to_yaml())
@@ -136,7 +136,7 @@ class RunFolder:
     def write_error(self, text: str) -> None:
         _replace(self.path / "error.txt", text)
 
-    # --- rollouts -----------------------------------------------------------------------------------
+    # --- rollouts -----------------------------------------------------------------------------
 
     def rollout_files(self) -> list[Path]:
         """Saved batches in the order of their steps."""
@@ -152,7 +152,7 @@ class RunFolder:
         os.replace(partial, target)
         return target
 
-    # --- checkpoints --------------------------------------------------------------------------------
+    # --- checkpoints --------------------------------------------------------------------------
 
     def checkpoints(self) -> list[Path]:
         """Complete checkpoints, oldest first; one that was cut short is passed over."""

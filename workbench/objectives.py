@@ -46,7 +46,9 @@ def grpo(rewards_PG: Tensor, *, std: str = "sample") -> Tensor:
 
 def dr_grpo(rewards_PG: Tensor) -> Tensor:
     """Reward minus the group mean, without dividing by the spread."""
-    return rewards_PG - rewards_PG.mean(-1, keepdim=True)  # w(p) = (G - 1) / G
+    # Counted from the first rollout's reward, equal rewards give exactly 0 whatever their rounding.
+    shifted_PG = rewards_PG - rewards_PG[..., :1]
+    return shifted_PG - shifted_PG.mean(-1, keepdim=True)  # w(p) = (G - 1) / G
 
 
 def maxrl(rewards_PG: Tensor) -> Tensor:

@@ -34,7 +34,12 @@ TABLES: dict[str, dict[str, Any]] = {
     "anchor": ANCHORS,
     "rewards": REWARDS,
 }
-OPEN_KINDS = ("objective", "surrogate", "aggregation", "anchor")  # these take your own functions too
+OPEN_KINDS = (
+    "objective",
+    "surrogate",
+    "aggregation",
+    "anchor",
+)  # these take your own functions too
 _LINK = "workbench:"
 _LINK_LIMIT = 100_000  # bytes of JSON that a link may unpack to
 
@@ -50,7 +55,14 @@ def _field(
     above: float | None = None,
 ) -> Any:
     """A field with its help, range (`low` and `high` inclusive, `above` exclusive) and liveness."""
-    metadata = {"doc": doc, "low": low, "high": high, "choices": choices, "live": live, "above": above}
+    metadata = {
+        "doc": doc,
+        "low": low,
+        "high": high,
+        "choices": choices,
+        "live": live,
+        "above": above,
+    }
     if isinstance(default, dict):
         return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -63,7 +75,9 @@ class Recipe:
     name: str = _field("", "Short name of the run; made from task and objective when empty.")
     seed: int = _field(0, "Seed of everything random in the run.", low=0, high=2**31 - 1)
 
-    model: str = _field("tiny-strong", "A shipped name, a folder, or a name on the Hugging Face hub.")
+    model: str = _field(
+        "tiny-strong", "A shipped name, a folder, or a name on the Hugging Face hub."
+    )
     quantize: str = _field("nf4", "Base weights: 4-bit, 8-bit or as they are.",
                            choices=("nf4", "int8", "none"))  # fmt: skip
     lora_rank: int = _field(16, "Rank of the trained low-rank update.", low=1, high=1024)
@@ -103,8 +117,9 @@ class Recipe:
     max_grad_norm: float = _field(1.0, "Longer gradients are cut to this norm.", above=0, live=True)
     minibatches: int = _field(1, "Updates that a batch is cut into, by groups.", low=1)
     epochs: int = _field(1, "Passes over each batch.", low=1)
-    microbatch: int = _field(256, "Completions in one forward pass; lower it to save memory.",
-                           low=1, live=True)
+    microbatch: int = _field(
+        256, "Completions in one forward pass; lower it to save memory.", low=1, live=True
+    )
 
     eval_every: int = _field(10, "Steps between evaluations.", low=1)
     eval_prompts: int = _field(64, "Held-out prompts of an evaluation, always the same.", low=1)
@@ -130,7 +145,9 @@ class Recipe:
             if isinstance(weight, bool) or not isinstance(weight, (int, float)):
                 raise WorkbenchError(f"rewards[{_name(reward)!r}] is {weight!r}; give a number.")
             if not math.isfinite(weight):
-                raise WorkbenchError(f"rewards[{_name(reward)!r}] is {weight!r}; give a finite one.")
+                raise WorkbenchError(
+                    f"rewards[{_name(reward)!r}] is {weight!r}; give a finite one."
+                )
         if not any(self.rewards.values()):
             raise WorkbenchError("All reward weights are 0; give at least one reward a weight.")
 
@@ -191,7 +208,9 @@ class Recipe:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         plain = {key: _name(value) if callable(value) else value for key, value in values.items()}
         plain["rewards"] = self.reward_weights()
-        return {key: dict(value) if isinstance(value, dict) else value for key, value in plain.items()}
+        return {
+            key: dict(value) if isinstance(value, dict) else value for key, value in plain.items()
+        }
 
     @classmethod
     def from_dict(
@@ -199,7 +218,9 @@ class Recipe:
     ) -> Recipe:
         """The recipe of `to_dict`; `functions` are your own, matched by name."""
         if not isinstance(values, Mapping):
-            raise WorkbenchError("A recipe is a list of 'field: value' lines; this is something else.")
+            raise WorkbenchError(
+                "A recipe is a list of 'field: value' lines; this is something else."
+            )
         for field in values:
             lookup(FIELDS, "recipe field", field)
         own = {_name(function): function for function in functions}

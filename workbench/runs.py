@@ -92,7 +92,7 @@ class Run:
         self._changes: dict[str, Any] = {}  # live fields to change when the run goes on
         self._table: tuple[int, pd.DataFrame] = (-1, pd.DataFrame())
 
-    # --- what is known ------------------------------------------------------------------------------
+    # --- what is known ------------------------------------------------------------------------
 
     @property
     def name(self) -> str:
@@ -197,7 +197,7 @@ class Run:
         done = self.progress
         return f"<Run {self.name}: {self.status}, step {done['step']} of {done['steps']}>"
 
-    # --- controls -----------------------------------------------------------------------------------
+    # --- controls -----------------------------------------------------------------------------
 
     def pause(self) -> None:
         """Pause before the next step; a checkpoint is written."""
@@ -291,7 +291,7 @@ class Run:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    # --- inside -------------------------------------------------------------------------------------
+    # --- inside -------------------------------------------------------------------------------
 
     def _records(self) -> list[dict[str, Any]]:
         return self._worker.records if self._worker else self.folder.read_metrics()
@@ -299,7 +299,9 @@ class Run:
     def _own(self, verb: str) -> Worker:
         """The thread of this run, or a sentence why there is none to talk to."""
         if self._worker is None:
-            why = "it belongs to another process" if self.live else "it is not going; resume it first"
+            why = (
+                "it belongs to another process" if self.live else "it is not going; resume it first"
+            )
             raise WorkbenchError(f"Can't {verb} this run: {why}.")
         return self._worker
 

@@ -17,7 +17,6 @@ adapter off. Left out on purpose: a value network, learning-rate schedules, and 
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from workbench.models import Policy, load_policy
 from workbench.recipe import Recipe
 from workbench.rewards import compute
 from workbench.rollout import Rollouts, sample, token_stats
+from workbench.seeds import ORDER, SAMPLING, prompt_indices, seeded_dropout, step_seed
 from workbench.variants import WorkbenchError
 
 
@@ -123,7 +123,7 @@ def train_step(state: State, recipe: Recipe, *, measure_kl: bool = False) -> Rep
         top_p=recipe.top_p,
         top_k=recipe.top_k,
         min_p=recipe.min_p,
-        seed=step_seed(recipe.seed, step),
+        seed=step_seed(recipe.seed, step, SAMPLING),
     )
     sampled = time.perf_counter()
 
@@ -154,20 +154,16 @@ def update(
     """Steps 5 and 6: every epoch and minibatch of a scored batch. Returns the train/ metrics."""
     rollouts = report.rollouts
     anchored = recipe.beta > 0 and recipe.anchor != "none"
-    with torch.no_grad(), state.policy.reference():
-        reference_BT = token_stats(state.policy, rollouts)[0] if anchored or measure_kl else None
-    batch = Batch(
-        rollouts, report.advantages_PG.reshape(-1, 1), reference_BT if anchored else None
-    )
-    signal_B = (report.advantages_PG != 0).any(-1).repeat_interleave(rollouts.G)
-    if anchored:
-        signal_B = torch.ones_like(signal_B)
+    reference_BT = reference_logprobs(state, recipe, rollouts) if anchored or measure_kl else None
+    batch = Batch(rollouts, report.advantages_PG.reshape(-1, 1), reference_BT if anchored else None)
+    pulled_P = (report.advantages_PG != 0).any(-1) | anchored
+    signal_B = pulled_P.repeat_interleave(rollouts.G)
 
     for group in state.optimizer.param_groups:
         group["lr"] = recipe.learning_rate
-    sums: dict[str, float] = {"loss": 0.0, "grad_norm": 0.0, "ratio_gap": 0.0, "updates": 0.0}
+    sums = dict.fromkeys(("loss", "grad_norm", "ratio_gap", "updates"), 0.0)
     metrics: dict[str, float] = {}
-    with seeded_dropout(state, recipe, report.step):
+    with seeded_dropout(recipe, report.step, state.policy.device):
         for number, indices_M in enumerate(minibatches(recipe, report.step, rollouts)):
             kept_M = indices_M[signal_B[indices_M]]
             if len(kept_M) == 0:
@@ -187,13 +183,8 @@ def update(
 
 
 def backward(
-    state: State,
-    recipe: Recipe,
-    batch: Batch,
-    indices_M: Tensor,
-    kept_M: Tensor,
-    sums: dict[str, float],
-) -> float:
+    state: State, recipe: Recipe, batch: Batch, indices_M: Tensor, kept_M: Tensor, sums: dict[str, float]
+) -> float:  # fmt: skip
     """Add the gradient of one minibatch; rows without signal count in the means but are not computed.
 
     Returns the mean |log-prob here - log-prob recorded while sampling| over the tokens computed.
@@ -228,6 +219,17 @@ def backward(
     return mismatch / max(tokens, 1.0)
 
 
+@torch.no_grad()
+def reference_logprobs(state: State, recipe: Recipe, rollouts: Rollouts) -> Tensor:
+    """Log-probs of the completions under the reference: the model with its adapter off, (B, T)."""
+    found_BT = torch.zeros_like(rollouts.logprobs_BT)
+    with state.policy.reference():
+        for indices in torch.arange(rollouts.B, device=found_BT.device).split(recipe.microbatch):
+            logprobs_NT, _ = token_stats(state.policy, rollouts, indices)
+            found_BT[indices, : logprobs_NT.shape[1]] = logprobs_NT
+    return found_BT
+
+
 def clip_and_step(state: State, recipe: Recipe, report: Report, sums: dict[str, float]) -> None:
     """Clip the gradient, step the optimiser; a non-finite gradient stops the run instead."""
     parameters = [parameter for _, parameter in state.policy.trainable()]
@@ -235,8 +237,8 @@ def clip_and_step(state: State, recipe: Recipe, report: Report, sums: dict[str, 
     if not np.isfinite(norm + sums["loss"]):
         state.optimizer.zero_grad(set_to_none=True)
         raise NonFiniteError(
-            f"Step {report.step} has loss {sums['loss']} and gradient norm {norm}; its batch was saved in the run's folder. "
-            "Lower learning_rate, or look for a reward that is far too large.",
+            f"Step {report.step} has loss {sums['loss']} and gradient norm {norm}; its batch was saved "
+            "in the run's folder. Lower learning_rate, or look for a reward that is far too large.",
             report,
         )
     state.optimizer.step()
@@ -247,7 +249,7 @@ def clip_and_step(state: State, recipe: Recipe, report: Report, sums: dict[str, 
 
 def minibatches(recipe: Recipe, step: int, rollouts: Rollouts) -> Iterator[Tensor]:
     """Row indices of every update of the batch: whole groups, in a new order in each later epoch."""
-    generator = torch.Generator().manual_seed(step_seed(recipe.seed, step, stream=1))
+    generator = torch.Generator().manual_seed(step_seed(recipe.seed, step, ORDER))
     rows_PG = torch.arange(rollouts.B).view(rollouts.P, rollouts.G)
     for epoch in range(recipe.epochs):
         order_P = torch.randperm(rollouts.P, generator=generator) if epoch else slice(None)
@@ -295,33 +297,3 @@ def batch_metrics(
 def masked_mean(values_BT: Tensor, mask_BT: Tensor) -> float:
     """Mean over the generated tokens."""
     return float(values_BT[mask_BT].mean()) if bool(mask_BT.any()) else 0.0
-
-
-def prompt_indices(recipe: Recipe, step: int, rows: int) -> list[int]:
-    """Rows of step `step` (from 1): the split is walked in a new seeded order each time round."""
-    first = (step - 1) * recipe.prompts_per_step
-    orders: dict[int, np.ndarray] = {}
-    chosen = []
-    for position in range(first, first + recipe.prompts_per_step):
-        turn, place = divmod(position, rows)
-        if turn not in orders:
-            orders[turn] = np.random.default_rng([recipe.seed, turn]).permutation(rows)
-        chosen.append(int(orders[turn][place]))
-    return chosen
-
-
-def step_seed(seed: int, step: int, stream: int = 0) -> int:
-    """A seed for one purpose (`stream`) of one step."""
-    return int(np.random.SeedSequence([seed, step, stream]).generate_state(1, np.uint64)[0] >> 1)
-
-
-@contextlib.contextmanager
-def seeded_dropout(state: State, recipe: Recipe, step: int) -> Iterator[None]:
-    """Dropout draws from torch's global generator: seed it for the step, and put it back afterwards."""
-    if recipe.lora_dropout == 0:
-        yield
-        return
-    devices = [torch.cuda.current_device()] if state.policy.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(step_seed(recipe.seed, step, stream=2))
-        yield

@@ -63,7 +63,7 @@ class Worker:
         folder.write_status("starting")
         threading.Thread(target=self._work, name=f"run {folder.path.name}", daemon=True).start()
 
-    # --- requests, from any thread ------------------------------------------------------------------
+    # --- requests, from any thread ------------------------------------------------------------
 
     def want(self, what: str, extra_steps: int = 0) -> None:
         """Ask to "run", "pause" or "stop"; `extra_steps` are still done while pausing."""
@@ -99,7 +99,7 @@ class Worker:
         while not request.wait(0.1) and not self.done.is_set():
             pass
 
-    # --- the thread ---------------------------------------------------------------------------------
+    # --- the thread ---------------------------------------------------------------------------
 
     def _work(self) -> None:
         state: State | None = None

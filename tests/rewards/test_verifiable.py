@@ -38,7 +38,9 @@ def test_correct_asks_the_task_about_each_completion_with_its_own_row():
 
 
 def test_a_checker_that_breaks_is_named_with_its_completion():
-    with pytest.raises(WorkbenchError, match="Task 'toy' failed.*'boom'.*RuntimeError: checker broke"):
+    with pytest.raises(
+        WorkbenchError, match="Task 'toy' failed.*'boom'.*RuntimeError: checker broke"
+    ):
         correct(rollouts(["0", "boom"]), Task())
 
 

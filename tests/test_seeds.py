@@ -1,0 +1,36 @@
+"""The order of prompts and the seeds of the steps."""
+
+import torch
+
+from workbench.recipe import Recipe
+from workbench.seeds import prompt_indices, seeded_dropout, step_seed
+
+
+def test_every_row_is_used_once_before_any_is_used_again():
+    recipe = Recipe(prompts_per_step=3)
+    walked = [i for step in range(1, 8) for i in prompt_indices(recipe, step, 7)]
+    assert sorted(walked[:7]) == sorted(walked[7:14]) == list(range(7))
+    assert walked[:7] != walked[7:14]
+    assert prompt_indices(recipe, 5, 7) == walked[12:15]  # a function of the step alone
+    assert prompt_indices(recipe.replace(seed=1), 1, 7) != walked[:3]
+
+
+def test_seeds_differ_by_run_step_and_stream():
+    seeds = {step_seed(r, s, k) for r in range(5) for s in range(5) for k in range(3)}
+    assert len(seeds) == 75
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert step_seed(1, 2, 0) == step_seed(1, 2, 0)
+
+
+def test_dropout_is_seeded_inside_and_the_global_generator_put_back():
+    cpu = torch.device("cpu")
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    with seeded_dropout(Recipe(lora_dropout=0.1), 3, cpu):
+        first = torch.rand(2)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(1)
+    with seeded_dropout(Recipe(lora_dropout=0.1), 3, cpu):
+        assert torch.equal(torch.rand(2), first)
+    with seeded_dropout(Recipe(lora_dropout=0.1), 4, cpu):
+        assert not torch.equal(torch.rand(2), first)

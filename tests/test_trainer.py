@@ -1,0 +1,230 @@
+"""One step of training: its gradient against autograd, what it skips, and that it repeats itself."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from workbench import trainer
+from workbench.trainer import NonFiniteError, minibatches, prepare, train_step
+from workbench.variants import WorkbenchError
+
+
+def adapter(state):
+    return torch.cat([parameter.detach().flatten() for _, parameter in state.policy.trainable()])
+
+
+def gradients(state):
+    return torch.cat([parameter.grad.flatten() for _, parameter in state.policy.trainable()])
+
+
+@pytest.fixture
+def no_step(monkeypatch):
+    """Keep the gradient: neither clip nor step nor zero it."""
+
+    def keep(state, recipe, report, sums):
+        sums["updates"] += 1
+
+    monkeypatch.setattr(trainer, "clip_and_step", keep)
+
+
+def naive_gradient(state, report, penalty=lambda logprobs, reference: 0.0):
+    """Gradient of -(1/B) sum_i A_i sum_t log pi, each completion run alone and whole."""
+    for _, parameter in state.policy.trainable():
+        parameter.grad = None
+    rollouts = report.rollouts
+    loss = 0.0
+    for b in range(rollouts.B):
+        p, length = b // rollouts.G, int(rollouts.lengths_B[b])
+        prompt = rollouts.prompt_ids_PL[p][rollouts.prompt_mask_PL[p]]
+        tokens = rollouts.completion_ids_BT[b, :length]
+        ids = torch.cat((prompt, tokens))[None]
+
+        def logprobs(ids=ids, tokens=tokens, start=len(prompt)):
+            logits = state.policy.model(ids).logits[0, start - 1 : -1]
+            return logits.float().log_softmax(-1).gather(1, tokens[:, None])[:, 0]
+
+        with torch.no_grad(), state.policy.reference():
+            reference = logprobs()
+        mine = logprobs()
+        advantage = report.advantages_PG.flatten()[b]
+        loss = loss + (-advantage * mine + penalty(mine, reference)).sum() / rollouts.B
+    loss.backward()
+    return gradients(state)
+
+
+def test_the_gradient_is_that_of_the_written_loss(toy_recipe, no_step):
+    state = prepare(toy_recipe.replace(quantize="none"))
+    move_off_the_base(state)
+    report = train_step(state, toy_recipe)
+    found = gradients(state)
+    torch.testing.assert_close(found, naive_gradient(state, report), atol=1e-6, rtol=1e-4)
+    assert found.abs().max() > 1e-4
+
+
+def move_off_the_base(state):
+    """LoRA starts at B = 0, where the gradient of A is 0 whatever the loss; move away from there."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for _, parameter in state.policy.trainable():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    state.policy.refresh_sampler()
+
+
+def test_the_anchor_adds_beta_times_its_penalty(toy_recipe, no_step):
+    recipe = toy_recipe.replace(beta=0.5, quantize="none")
+    state = prepare(recipe)
+    move_off_the_base(state)
+    report = train_step(state, recipe)
+    found = gradients(state)
+    expected = naive_gradient(state, report, lambda mine, ref: 0.5 * (ref - mine).square() / 2)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("aggregation", ["sum", "token_mean", "sequence_mean", "fixed_length"])
+def test_microbatches_leave_the_gradient_unchanged(toy_recipe, no_step, aggregation):
+    found = []
+    for microbatch in (256, 5):
+        recipe = toy_recipe.replace(microbatch=microbatch, aggregation=aggregation)
+        state = prepare(recipe)
+        train_step(state, recipe)
+        found.append(gradients(state))
+    torch.testing.assert_close(found[0], found[1], atol=1e-6, rtol=1e-4)
+    assert found[0].abs().max() > 1e-3
+
+
+def first_group_only(rewards_PG):
+    advantages_PG = rewards_PG - rewards_PG.mean(-1, keepdim=True)
+    advantages_PG[1:] = 0.0
+    return advantages_PG
+
+
+def test_groups_without_signal_are_counted_and_cost_no_forward_pass(
+    toy_recipe, no_step, monkeypatch
+):
+    seen = []
+    whole = trainer.token_stats
+
+    def spy(policy, rollouts, indices=None):
+        seen.append(None if indices is None else indices.tolist())
+        return whole(policy, rollouts, indices)
+
+    monkeypatch.setattr(trainer, "token_stats", spy)
+    recipe = toy_recipe.replace(objective=first_group_only, quantize="none")
+    state = prepare(recipe)
+    report = train_step(state, recipe)
+    assert report.metrics["groups/zero_signal"] == pytest.approx(2 / 3)
+    assert seen == [[0, 1, 2, 3]]
+    # The mean still runs over all completions: same gradient as without skipping.
+    torch.testing.assert_close(
+        gradients(state), naive_gradient(state, report), atol=1e-6, rtol=1e-4
+    )
+
+
+def no_signal(rewards_PG):
+    return rewards_PG * 0
+
+
+def test_a_batch_without_signal_changes_nothing_unless_an_anchor_pulls(toy_recipe):
+    recipe = toy_recipe.replace(objective=no_signal)
+    state = prepare(recipe)
+    move_off_the_base(state)
+    before = adapter(state)
+    report = train_step(state, recipe)
+    assert torch.equal(adapter(state), before)
+    assert report.metrics["groups/zero_signal"] == 1.0
+    assert report.metrics["train/grad_norm"] == 0.0
+    train_step(state, recipe.replace(beta=0.1))
+    assert not torch.equal(adapter(state), before)
+
+
+def test_epochs_and_minibatches_multiply_the_updates_and_move_the_ratio(toy_recipe, monkeypatch):
+    updates = []
+    step = trainer.clip_and_step
+    monkeypatch.setattr(trainer, "clip_and_step", lambda *a: (updates.append(1), step(*a)))
+    recipe = toy_recipe.replace(epochs=2, minibatches=3, surrogate="ppo_clip")
+    report = train_step(prepare(recipe), recipe)
+    assert len(updates) == 6
+    assert report.metrics["train/ratio_gap"] > 1e-4  # later updates see a policy that has moved
+    assert report.metrics["train/mismatch"] < 1e-5  # the first one does not
+
+
+def test_minibatches_hold_whole_groups_each_once_an_epoch(toy_recipe):
+    recipe = toy_recipe.replace(epochs=2, minibatches=2)
+    rollouts = train_step(prepare(recipe), recipe).rollouts
+    parts = [part.tolist() for part in minibatches(recipe, 1, rollouts)]
+    assert parts[:2] == [[0, 1, 2, 3, 4, 5, 6, 7], [8, 9, 10, 11]]
+    assert sorted(parts[2] + parts[3]) == list(range(12))
+    assert all(part[i : i + 4] == list(range(part[i], part[i] + 4)) for part in parts for i in (0,))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_a_step_repeats_itself_and_leaves_the_global_generator_alone(toy_recipe, dropout):
+    recipe = toy_recipe.replace(lora_dropout=dropout)
+    found = []
+    for noise in (0, 123):
+        torch.manual_seed(noise)
+        before = torch.get_rng_state()
+        state = prepare(recipe)
+        for _ in range(3):
+            train_step(state, recipe)
+        found.append(adapter(state))
+        assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(found[0], found[1])
+
+
+def test_training_raises_the_reward_that_has_weight(toy_recipe):
+    recipe = toy_recipe.replace(learning_rate=0.1, group_size=8, prompts_per_step=4)
+    state = prepare(recipe)
+    rewards = [train_step(state, recipe).metrics["reward/digits"] for _ in range(30)]
+    assert sum(rewards[-5:]) / 5 > 1.5 * sum(rewards[:5]) / 5
+
+
+def test_weight_zero_measures_without_training(toy_recipe):
+    found = []
+    for extra in ({}, {"format": 0.0}):
+        recipe = toy_recipe.replace(rewards={**toy_recipe.rewards, **extra})
+        state = prepare(recipe)
+        report = train_step(state, recipe)
+        assert ("reward/format" in report.metrics) == bool(extra)
+        found.append(adapter(state))
+    assert torch.equal(found[0], found[1])
+
+
+def broken_objective(rewards_PG):
+    return rewards_PG * float("nan")
+
+
+def misshapen_objective(rewards_PG):
+    return rewards_PG.mean(-1)
+
+
+def test_a_non_finite_gradient_stops_with_the_batch_and_touches_nothing(toy_recipe):
+    recipe = toy_recipe.replace(objective=broken_objective)
+    state = prepare(recipe)
+    before = adapter(state)
+    with pytest.raises(NonFiniteError, match="Step 1 has loss nan.*Lower learning_rate") as caught:
+        train_step(state, recipe)
+    assert caught.value.report.rollouts.B == 12
+    assert torch.equal(adapter(state), before)
+    assert all(parameter.grad is None for _, parameter in state.policy.trainable())
+
+
+def test_an_objective_of_the_wrong_shape_is_named(toy_recipe):
+    recipe = toy_recipe.replace(objective=misshapen_objective)
+    with pytest.raises(WorkbenchError, match=r"returned shape \(3,\); return one.*\(3, 4\)"):
+        train_step(prepare(recipe), recipe)
+
+
+def test_the_docstring_lists_every_metric(toy_recipe):
+    metrics = train_step(prepare(toy_recipe), toy_recipe, measure_kl=True).metrics
+    text = train_step.__doc__
+    assert "train/kl" in metrics
+    for key in metrics:
+        assert (key if not key.startswith("reward/") else "reward/") in text, key
+
+
+def test_the_kl_shown_is_zero_at_the_base(toy_recipe):
+    report = train_step(prepare(toy_recipe), toy_recipe, measure_kl=True)
+    assert report.metrics["train/kl"] == pytest.approx(0.0, abs=1e-6)
+    assert dataclasses.is_dataclass(report)

@@ -1,0 +1,47 @@
+"""Where a run's randomness comes from: every draw is a function of the recipe's seed and the step.
+
+So a resumed run needs no generator state, two runs of one seed see the same prompts and the same noise, and
+nothing here touches torch's global generator for longer than a step with dropout.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from workbench.recipe import Recipe
+
+SAMPLING, ORDER, DROPOUT = range(3)  # independent streams of one step
+
+
+def step_seed(seed: int, step: int, stream: int) -> int:
+    """The seed of one stream of one step, as a non-negative 63-bit number."""
+    return int(np.random.SeedSequence([seed, step, stream]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def prompt_indices(recipe: Recipe, step: int, rows: int) -> list[int]:
+    """Rows of step `step` (from 1): the split is walked in a new seeded order each time round."""
+    first = (step - 1) * recipe.prompts_per_step
+    orders: dict[int, np.ndarray] = {}
+    chosen = []
+    for position in range(first, first + recipe.prompts_per_step):
+        turn, place = divmod(position, rows)
+        if turn not in orders:
+            orders[turn] = np.random.default_rng([recipe.seed, turn]).permutation(rows)
+        chosen.append(int(orders[turn][place]))
+    return chosen
+
+
+@contextlib.contextmanager
+def seeded_dropout(recipe: Recipe, step: int, device: torch.device) -> Iterator[None]:
+    """Dropout draws from torch's global generator: seed it for the step, and put it back afterwards."""
+    if recipe.lora_dropout == 0:
+        yield
+        return
+    devices = [torch.cuda.current_device()] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(step_seed(recipe.seed, step, DROPOUT))
+        yield
