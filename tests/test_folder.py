@@ -1,0 +1,168 @@
+"""The files of a run: whole or absent, readable by others, and mended after a kill."""
+
+import json
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from workbench import folder as folder_module
+from workbench.folder import RunFolder, read_checkpoint_recipe, restore
+from workbench.trainer import prepare, train_step
+from workbench.variants import WorkbenchError
+
+
+@pytest.fixture
+def kept(tmp_path):
+    return RunFolder(tmp_path)
+
+
+@pytest.fixture
+def trained(toy_recipe):
+    """A state after two steps, and the report of the second."""
+    state = prepare(toy_recipe)
+    train_step(state, toy_recipe)
+    return state, train_step(state, toy_recipe)
+
+
+def test_lines_are_on_disk_at_once_and_a_cut_last_line_is_left_out(kept):
+    kept.append_metrics({"step": 0, "a": 0.5})
+    kept.append_metrics({"step": 1, "a": 0.25})
+    assert pd.read_json(kept.metrics_path, lines=True)["a"].tolist() == [0.5, 0.25]
+    with kept.metrics_path.open("a") as file:
+        file.write('{"step": 2, "a"')
+    assert [record["step"] for record in kept.read_metrics()] == [0, 1]
+
+
+def test_a_damaged_line_with_whole_ones_after_it_is_not_passed_over(kept):
+    kept.metrics_path.write_text('{"step": 0}\n{"step":\n{"step": 2}\n')
+    with pytest.raises(WorkbenchError, match=r"Line 2 of metrics.jsonl is damaged"):
+        kept.read_metrics()
+
+
+def test_no_files_mean_no_lines_and_an_interrupted_run(kept):
+    assert kept.read_metrics() == kept.read_events() == kept.checkpoints() == []
+    assert kept.read_status() == {"status": "interrupted", "error": None, "live": False}
+
+
+def test_rewinding_drops_what_will_be_done_again_and_returns_its_updates(kept):
+    for step in range(5):
+        kept.append_metrics({"step": step})
+    kept.append_event(2, "update", "beta 0 → 1", {"beta": [0, 1]})
+    kept.append_event(4, "update", "two", {"beta": [1, 2], "objective": ["rloo", "grpo"]})
+    kept.append_event(4, "error", "oh", {})
+    (kept.path / "rollouts").mkdir()
+    for step in (2, 4):
+        (kept.path / "rollouts" / f"{step:06d}.parquet").touch()
+    assert kept.rewind(3, replaced=["objective"]) == {4: {"beta": 2}}
+    assert [record["step"] for record in kept.read_metrics()] == [0, 1, 2, 3]
+    assert [file.stem for file in kept.rollout_files()] == ["000002"]
+    events = kept.read_events()
+    assert [event["kind"] for event in events] == ["update", "update", "error"]
+    assert events[1]["text"] == "two (objective taken back)"
+    assert kept.rewind(3) == {4: {"beta": 2}}  # taking it back lasts
+
+
+def test_history_is_copied_up_to_a_step(kept, tmp_path):
+    for step in range(3):
+        kept.append_metrics({"step": step})
+        kept.append_event(step, "update", "x", {})
+    (tmp_path / "child").mkdir()
+    child = RunFolder(tmp_path / "child")
+    child.copy_history(kept, 1)
+    assert [x["step"] for x in child.read_metrics()] == [0, 1]
+    assert [x["step"] for x in child.read_events()] == [0, 1]
+
+
+def test_the_status_tells_this_process_from_a_dead_one(kept):
+    kept.write_status("running")
+    assert kept.read_status()["live"] is True
+    record = json.loads((kept.path / "status.json").read_text())
+    for change in ({"process_started": 1.0}, {"pid": 2**22 + 1}):
+        (kept.path / "status.json").write_text(json.dumps(record | change))
+        assert kept.read_status()["status"] == "interrupted"
+    (kept.path / "status.json").write_text(json.dumps(record | {"host": "elsewhere"}))
+    assert kept.read_status()["live"] is True
+    kept.write_status("failed", "why")
+    assert (kept.read_status()["live"], kept.read_status()["error"]) == (False, "why")
+
+
+def adapter(state):
+    return torch.cat([parameter.detach().flatten() for _, parameter in state.policy.trainable()])
+
+
+def test_a_restored_checkpoint_goes_on_bit_for_bit(kept, toy_recipe, trained):
+    state, _ = trained
+    path = kept.write_checkpoint(state, toy_recipe)
+    assert read_checkpoint_recipe(path, toy_recipe.reward_functions().values()) == toy_recipe
+    other = prepare(toy_recipe)
+    restore(other, path)
+    assert other.step == 2
+    assert torch.equal(adapter(other), adapter(state))
+    mine, theirs = train_step(state, toy_recipe), train_step(other, toy_recipe)
+    assert torch.equal(adapter(other), adapter(state))
+    assert mine.metrics["train/loss"] == theirs.metrics["train/loss"]
+    assert mine.rollouts.completions == theirs.rollouts.completions
+
+
+def test_a_checkpoint_is_an_adapter_that_plain_peft_loads(kept, toy_recipe, trained):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    state, _ = trained
+    path = kept.write_checkpoint(state, toy_recipe)
+    base = AutoModelForCausalLM.from_pretrained(toy_recipe.model)
+    loaded = PeftModel.from_pretrained(base, path)
+    tensors = load_file(path / "adapter_model.safetensors")
+    name, tensor = next(iter(tensors.items()))
+    own = dict(loaded.named_parameters())[name.replace(".weight", ".default.weight")]
+    assert torch.equal(own, tensor)
+
+
+@pytest.mark.parametrize("name", ["optimizer.safetensors", "adapter_config.json", "state.json"])
+def test_a_checkpoint_cut_short_is_passed_over(kept, toy_recipe, trained, name):
+    state, _ = trained
+    first = kept.write_checkpoint(state, toy_recipe)
+    train_step(state, toy_recipe)
+    second = kept.write_checkpoint(state, toy_recipe)
+    assert kept.checkpoints() == [first, second]
+    (second / name).write_bytes((second / name).read_bytes()[:-5])
+    assert kept.checkpoints() == [first]
+
+
+def test_a_kill_while_writing_leaves_no_checkpoint(kept, toy_recipe, trained, monkeypatch):
+    state, _ = trained
+
+    def killed(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(folder_module, "save_file", killed)
+    with pytest.raises(OSError, match="No space left"):
+        kept.write_checkpoint(state, toy_recipe)
+    assert kept.checkpoints() == []
+    monkeypatch.undo()
+    assert kept.checkpoints() == []
+    assert kept.write_checkpoint(state, toy_recipe).name == "000002"
+
+
+def test_a_checkpoint_damaged_in_place_says_what_to_do(kept, toy_recipe, trained):
+    state, _ = trained
+    path = kept.write_checkpoint(state, toy_recipe)
+    file = path / "optimizer.safetensors"
+    file.write_bytes(b"\xff" * file.stat().st_size)  # right size, wrong content
+    with pytest.raises(WorkbenchError, match="Checkpoint 000002 can't be read.*delete its folder"):
+        restore(prepare(toy_recipe), path)
+
+
+def test_rollouts_are_one_row_a_completion(kept, toy_recipe, trained):
+    state, report = trained
+    table = pd.read_parquet(kept.write_rollouts(report, state))
+    rollouts = report.rollouts
+    assert len(table) == rollouts.B == 12
+    assert table["prompt_index"].tolist() == [b // 4 for b in range(12)]
+    assert table["completion"].tolist() == rollouts.completions
+    assert table["advantage"].tolist() == pytest.approx(report.advantages_PG.flatten().tolist())
+    for row, length in zip(table.itertuples(), rollouts.lengths_B.tolist(), strict=True):
+        assert len(row.tokens) == len(row.logprobs) == len(row.entropies) == length
+    assert table["logprobs"][3][0] == rollouts.logprobs_BT[3, 0].item()
