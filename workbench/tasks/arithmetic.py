@@ -34,7 +34,7 @@ class Arithmetic:
     """Every intermediate result lies between 0 and this."""
     rows: int = 2048
     """Problems in the train split."""
-    eval_rows: int = 512
+    eval_rows: int = 256
     """Problems in the eval split."""
     seed: int = 0
     """Which problems are drawn; a problem's split does not depend on it."""

@@ -28,7 +28,7 @@ class Countdown:
     """No target, and no intermediate result of the solution it was drawn from, is above this."""
     rows: int = 2048
     """Problems in the train split."""
-    eval_rows: int = 512
+    eval_rows: int = 256
     """Problems in the eval split."""
     seed: int = 0
     """Which problems are drawn; a problem's split does not depend on it."""
