@@ -1,0 +1,54 @@
+"""The bar counts steps of several runs; waiting turns an interrupt into a sentence."""
+
+import types
+
+import pytest
+
+from workbench.progress import Bar, wait_for
+from workbench.variants import WorkbenchError
+
+
+def named(name):
+    return types.SimpleNamespace(name=name)
+
+
+def test_the_bar_adds_up_runs_and_shows_the_last_pass_at_1(capsys):
+    with Bar(4) as bar:
+        for name in ("one", "two"):
+            bar(named(name), {"step": 0, "eval/pass@1": 0.25})
+            bar(named(name), {"step": 1})
+            bar(named(name), {"step": 2, "eval/pass@1": 0.5})
+    printed = capsys.readouterr().out.splitlines()  # no terminal here: a line per evaluation
+    assert printed == [
+        "one step 0 pass@1 0.250",
+        "one step 2 pass@1 0.500",
+        "two step 0 pass@1 0.250",
+        "two step 2 pass@1 0.500",
+    ]
+
+
+def test_a_resumed_run_starts_where_it_was(capsys):
+    with Bar(10, done=6, show=True) as bar:
+        bar(named("run"), {"step": 7})
+        bar(named("run"), {"step": 8, "eval/pass@1": 0.5})
+    assert "8/10" in capsys.readouterr().err
+
+
+def test_an_interrupt_says_how_to_go_on():
+    def interrupted():
+        raise KeyboardInterrupt
+
+    run = types.SimpleNamespace(wait=interrupted, progress={"step": 7}, path="runs/x")
+    with pytest.raises(KeyboardInterrupt, match="Stopped at step 7.*train --resume runs/x"):
+        wait_for(run)
+
+
+def test_a_failed_run_is_an_error_with_its_folder():
+    from workbench.worker import RunFailed
+
+    def failed():
+        raise RunFailed("It broke.")
+
+    run = types.SimpleNamespace(wait=failed, path="runs/x")
+    with pytest.raises(WorkbenchError, match=r"It broke\. \(run folder: runs/x\)"):
+        wait_for(run)

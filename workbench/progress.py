@@ -1,0 +1,64 @@
+"""One progress bar for one or several runs, and waiting for a run from a terminal."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from workbench.variants import WorkbenchError
+
+if TYPE_CHECKING:
+    from workbench.runs import Run
+
+
+class Bar:
+    """A bar over optimiser steps that names the run and its last pass@1; give it as a listener.
+
+    Where stderr is no terminal it prints one line for each evaluation instead.
+    """
+
+    def __init__(self, steps: int, done: int = 0, show: bool | None = None) -> None:
+        hidden = None if show is None else not show  # tqdm's None: hidden where there is no terminal
+        self._bar = tqdm(total=steps, initial=done, unit="step", disable=hidden, dynamic_ncols=True)
+        self._last: dict[str, int] = {}  # run -> its step, as shown
+        self._passed: dict[str, float] = {}  # run -> its last pass@1
+
+    def __call__(self, run: Run, record: dict[str, Any]) -> None:
+        name, step = run.name, int(record["step"])
+        evaluated = "eval/pass@1" in record
+        if evaluated:
+            self._passed[name] = record["eval/pass@1"]
+        passed = f"pass@1 {self._passed[name]:.3f}" if name in self._passed else ""
+        self._bar.set_description(f"{name} {passed}".strip(), refresh=False)
+        self._bar.update(step - self._last.get(name, step if step == 0 else step - 1))
+        self._last[name] = step
+        if evaluated and self._bar.disable:
+            print(f"{name} step {step} {passed}", flush=True)
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.close()
+
+
+def wait_for(run: Run) -> Run:
+    """Wait for the end of `run`; Ctrl-C stops it first and says how to go on with it."""
+    from workbench.worker import RunFailed
+
+    try:
+        return run.wait()
+    except KeyboardInterrupt:
+        step = run.progress["step"]
+        raise KeyboardInterrupt(
+            f"Stopped at step {step}; go on with: workbench train --resume {run.path}"
+        ) from None
+    except RunFailed as error:
+        raise WorkbenchError(f"{error} (run folder: {run.path})") from error
