@@ -14,27 +14,32 @@ from transformers.cache_utils import DynamicLayer
 
 
 class RoomyLayer(DynamicLayer):
-    """One layer's keys and values with room for the completion, so that a step copies one token only."""
+    """One layer's keys and values with spare room, so that a step copies one token only.
 
-    def __init__(self, prompt: DynamicLayer, group_size: int, room: int) -> None:
+    The room grows with the completions: little and dense memory is also the quickest to read.
+    """
+
+    def __init__(self, prompt: DynamicLayer, group_size: int) -> None:
         super().__init__()
         self.lazy_initialization(prompt.keys, prompt.values)
         self.filled = prompt.keys.shape[2]
-        self.keys = self._spread(prompt.keys, group_size, room)
-        self.values = self._spread(prompt.values, group_size, room)
+        self.keys = self._roomy(prompt.keys.repeat_interleave(group_size, 0))
+        self.values = self._roomy(prompt.values.repeat_interleave(group_size, 0))
 
-    def _spread(self, tensor: Tensor, group_size: int, room: int) -> Tensor:
-        prompts, heads, length, size = tensor.shape
-        buffer = tensor.new_empty(prompts * group_size, heads, length + room, size)
-        grouped = buffer.view(prompts, group_size, heads, length + room, size)
-        grouped[:, :, :, :length] = tensor[:, None]
+    def _roomy(self, tensor: Tensor) -> Tensor:
+        rows, heads, _, size = tensor.shape
+        room = self.filled + max(16, self.filled // 4)
+        buffer = tensor.new_empty(rows, heads, room, size)
+        buffer[:, :, : self.filled] = tensor[:, :, : self.filled]
         return buffer
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Append the new token's keys and values; return all so far."""
-        end = self.filled + key_states.shape[2]
+        """Append the keys and values of one new token; return all so far."""
+        if self.filled == self.keys.shape[2]:
+            self.keys, self.values = self._roomy(self.keys), self._roomy(self.values)
+        end = self.filled + 1
         self.keys[:, :, self.filled : end] = key_states
         self.values[:, :, self.filled : end] = value_states
         self.filled = end
@@ -55,24 +60,23 @@ class GroupCache:
     """The rows being decoded: their keys and values, their prompts' padding and their positions."""
 
     def __init__(
-        self, model: nn.Module, prompt: DynamicCache, mask_PL: Tensor, group_size: int, room: int
+        self, model: nn.Module, prompt: DynamicCache, mask_PL: Tensor, group_size: int
     ) -> None:
         self.model = model
-        self.layers = [RoomyLayer(layer, group_size, room) for layer in prompt.layers]
+        self.layers = [RoomyLayer(layer, group_size) for layer in prompt.layers]
         self.cache = Cache(layers=self.layers)
-        self.positions_R1 = mask_PL.sum(1, keepdim=True).repeat_interleave(group_size, 0)
+        # Without padding a single query sees every key, and no mask at all is the fastest mask.
         self.padded = not bool(mask_PL.all())
-        self.mask_RS = nn.functional.pad(mask_PL, (0, room), value=True)
-        self.mask_RS = self.mask_RS.repeat_interleave(group_size, 0)
+        self.mask_RL = mask_PL.repeat_interleave(group_size, 0)
+        self.positions_R1 = self.mask_RL.sum(1, keepdim=True)
 
     def step(self, tokens_R: Tensor) -> Tensor:
         """Feed one token to every row; the next token's logits (R, V)."""
         seen = self.layers[0].filled + 1
-        # Without padding a single query sees every key, and no mask at all is the fastest mask.
-        mask = attention_mask(self.model, self.mask_RS[:, :seen], 1) if self.padded else None
+        mask_RS = nn.functional.pad(self.mask_RL, (0, seen - self.mask_RL.shape[1]), value=True)
         output = self.model(
             tokens_R[:, None],
-            attention_mask=mask,
+            attention_mask=mask_RS if self.padded else None,
             position_ids=self.positions_R1,
             past_key_values=self.cache,
             use_cache=True,
@@ -92,13 +96,14 @@ class GroupCache:
             layer.compact(sources, targets, rows)
         order_R = torch.arange(rows, device=done_R.device)
         order_R[targets] = sources
-        self.positions_R1, self.mask_RS = self.positions_R1[order_R], self.mask_RS[order_R]
+        self.positions_R1, self.mask_RL = self.positions_R1[order_R], self.mask_RL[order_R]
         return order_R
 
 
 def prefill(model: nn.Module, ids_PL: Tensor, mask_PL: Tensor) -> tuple[Tensor, DynamicCache]:
-    """Run the prompts: the logits (P, V) of the first completion token, and the keys and values."""
-    cache = DynamicCache()  # without a config: sliding-window layers keep all keys, the mask hides them
+    """Run the prompts: logits (P, V) of the first completion token, and the keys and values."""
+    # Made without the config, so that sliding-window layers keep all keys; their mask hides the old.
+    cache = DynamicCache()
     output = model(
         ids_PL,
         attention_mask=mask_PL,
@@ -113,28 +118,22 @@ def prefill(model: nn.Module, ids_PL: Tensor, mask_PL: Tensor) -> tuple[Tensor, 
 def completion_logits(
     model: nn.Module, prompt: DynamicCache, mask_PL: Tensor, owners_N: Tensor, inputs_NQ: Tensor
 ) -> Tensor:
-    """Logits (N, Q, V) after each of `inputs_NQ`, which continue prompts `owners_N`.
+    """Logits (N, Q, V) after each of `inputs_NQ`, which continue the prompts `owners_N`.
 
     Gradients flow through the shared keys and values back into the prompts.
     """
-    mask_NL = mask_PL[owners_N]
-    rows, queries = inputs_NQ.shape
     layers = []
-    for layer in prompt.layers:
-        layers.append(DynamicLayer())
-        layers[-1].lazy_initialization(layer.keys, layer.values)
-        layers[-1].keys, layers[-1].values = layer.keys[owners_N], layer.values[owners_N]
-    mask_NS = nn.functional.pad(mask_NL, (0, queries), value=True)
-    steps_Q = torch.arange(queries, device=inputs_NQ.device)
+    for shared in prompt.layers:
+        layer = DynamicLayer()
+        layer.lazy_initialization(shared.keys, shared.values)
+        layer.keys, layer.values = shared.keys[owners_N], shared.values[owners_N]
+        layers.append(layer)
+    queries = inputs_NQ.shape[1]
+    mask_NL = mask_PL[owners_N]
     return model(
         inputs_NQ,
-        attention_mask=attention_mask(model, mask_NS, queries),
-        position_ids=mask_NL.sum(1, keepdim=True) + steps_Q,
+        attention_mask=nn.functional.pad(mask_NL, (0, queries), value=True),
+        position_ids=mask_NL.sum(1, keepdim=True) + torch.arange(queries, device=mask_NL.device),
         past_key_values=Cache(layers=layers),
         use_cache=True,
     ).logits
-
-
-def attention_mask(model: nn.Module, mask_NS: Tensor, queries: int) -> Tensor:
-    """What to pass as `attention_mask` for the last `queries` of S positions."""
-    return mask_NS

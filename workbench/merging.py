@@ -106,8 +106,9 @@ def copy_fits(model: nn.Module, device: torch.device) -> bool:
 def keep_weights_unpacked(model: nn.Module) -> None:
     """Stop bitsandbytes from repacking 4-bit weights for its bf16 CPU kernel in eval mode.
 
-    On CPUs with AVX512-BF16 the first evaluation would do so for good: later fp32 results carry bf16 errors,
-    and the kernel has no backward, so gradients below the layer silently vanish (bitsandbytes 0.50.2).
+    On CPUs with AVX512-BF16 the first evaluation would do so for good: later fp32 results carry bf16
+    errors, and the kernel has no backward, so that gradients below the layer silently vanish
+    (bitsandbytes 0.50.2).
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):

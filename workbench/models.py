@@ -1,11 +1,13 @@
-"""load_policy(): a quantised base with a LoRA adapter, and the plain copy that rollouts are drawn from.
+"""load_policy(): a quantised base with a LoRA adapter, and the plain copy that rollouts come from.
 
-    1. The base is loaded frozen: NF4 (double quantisation), int8 or as it is; fp32 on the CPU, bf16 on CUDA.
-    2. LoRA weights are fp32 and drawn from a generator of their own, so loading moves nobody's random numbers.
+    1. The base is loaded frozen: NF4 (double quantisation), int8 or as it is; it computes in fp32 on
+       the CPU and in bf16 on CUDA.
+    2. LoRA weights are fp32 and drawn from a generator of their own: loading moves nobody's random
+       numbers.
     3. The reference is the same model with its adapter off.
-    4. `sampler()` is a copy without quantisation or adapter (base + update in one matrix), because decoding
-       straight through 4-bit layers is several times slower. It shares everything else with the base and is
-       refreshed in place when the adapter has changed.
+    4. `sampler()` is a copy without quantisation or adapter (base + update in one matrix), because
+       decoding straight through 4-bit layers is several times slower. It shares everything else with
+       the base and is refreshed in place when the adapter has changed.
 
 Only safetensors are read and remote code is never run.
 """
@@ -140,7 +142,7 @@ class Policy:
                 tensor.copy_(state[name])
 
     def save(self, folder: str | Path) -> None:
-        """Write the adapter so that plain peft loads it: adapter_model.safetensors and its config."""
+        """Write adapter_model.safetensors and its config, as plain peft loads them."""
         self.model.save_pretrained(str(folder), save_embedding_layers=False)
 
     def _hidden_ids(self) -> set[int]:
@@ -160,7 +162,7 @@ def load_policy(
     device: str = "auto",
     seed: int = 0,
 ) -> Policy:
-    """Load a model to train: a shipped name ("tiny-strong"), a folder, or a hub name ("owner/name")."""
+    """Load a model to train: a shipped name, a folder, or a hub name ("owner/name")."""
     if quantize not in QUANTIZATIONS:
         raise WorkbenchError(unknown("quantize", quantize, QUANTIZATIONS))
     _hush()
@@ -356,8 +358,8 @@ def _quiet() -> Iterator[None]:
 
 def _no_safetensors(name: str) -> str:
     return (
-        f"The model {name!r} has no safetensors weights, and pickled ones are never opened; convert them "
-        "with save_pretrained(..., safe_serialization=True) where you trust them."
+        f"The model {name!r} has no safetensors weights, and pickled ones are never opened; "
+        "where you trust it, load it with transformers and save_pretrained() it to a folder."
     )
 
 
@@ -365,6 +367,6 @@ def _cannot_read(source: str, name: str) -> str:
     if Path(source).is_dir():
         return f"The folder {name!r} holds no readable model; it needs config.json and safetensors."
     return (
-        f"The model {name!r} could not be fetched from the Hugging Face hub; check the name and the network "
-        "(for a gated model also your token), or give a local folder."
+        f"The model {name!r} could not be fetched from the Hugging Face hub; check the name, the "
+        "network and (for a gated model) your token, or give a local folder."
     )

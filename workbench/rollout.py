@@ -1,15 +1,15 @@
-"""sample(): prompts -> Rollouts, and token_stats(): log-probs and entropies of Rollouts with gradient.
+"""sample(): prompts -> Rollouts, and token_stats(): their log-probs and entropies with gradient.
 
-    1. Every prompt is run once; its keys and values are shared by its group, both while sampling and
-       (with gradient) while training.
-    2. Tokens are drawn by inverting the cumulative distribution at uniforms from a generator of the call's
-       own, one per row and step: results depend on weights, prompts and seed, not on who else is running.
+    1. Every prompt is run once; its group shares its keys and values, both while sampling and (with
+       gradient) while training.
+    2. Tokens are drawn by inverting the cumulative distribution at uniforms from the call's own
+       generator, one for each row and step: nothing else that draws or runs changes the result.
     3. Log-prob, entropy, log collision and self-certainty are recorded while sampling.
-    4. Finished rows leave the batch: a row from the end takes their place in the cache.
-    5. Training runs rows of like length together, and only the completion's positions give logits.
+    4. Finished rows leave the batch: a row from its end takes their place in the cache.
+    5. Training runs rows of like length together, and only completion positions give logits.
 
-Shapes: P prompts, G completions each, B = P*G rows (row b answers prompt b // G), L prompt tokens (padded
-left), T completion tokens (padded right), N chosen rows, R rows still being sampled, V vocabulary.
+Shapes: P prompts, G completions each, B = P*G rows (row b answers prompt b // G), L prompt tokens
+(padded left), T completion tokens (padded right), N chosen rows, R rows still in the batch, V vocabulary.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class Rollouts:
 
 @dataclass(frozen=True)
 class _Recorded:
-    """What the sampling loop fills in, one column a step."""
+    """What the sampling loop fills in, column by column."""
 
     tokens_BT: Tensor
     mask_BT: Tensor
@@ -127,7 +127,7 @@ class _Recorded:
     def put(
         self, row_R: Tensor, step: int, tokens_R: Tensor, mask_R: Tensor, logits_RV: Tensor | None
     ) -> None:
-        """Write column `step` of the rows that are still in the batch; statistics where logits are given."""
+        """Write column `step` of the rows in the batch; with `logits_RV` also the statistics."""
         self.tokens_BT[row_R, step] = tokens_R
         self.mask_BT[row_R, step] = mask_R
         if logits_RV is not None:
@@ -157,7 +157,7 @@ def sample(
     """
     if group_size < 1 or max_new_tokens < 1:
         raise WorkbenchError(
-            f"group_size is {group_size} and max_new_tokens {max_new_tokens}; both must be at least 1."
+            f"group_size is {group_size} and max_new_tokens {max_new_tokens}; give 1 or more of each."
         )
     generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
     texts = policy.render(prompts)
@@ -216,7 +216,7 @@ def _decode(
     recorded = _Recorded.empty(rows, max_new_tokens, device)
     logits_PV, prompt_cache = prefill(model, ids_PL, mask_PL)
     logits_RV = logits_PV.repeat_interleave(group_size, 0)
-    cache = GroupCache(model, prompt_cache, mask_PL, group_size, max_new_tokens)
+    cache = GroupCache(model, prompt_cache, mask_PL, group_size)
     row_R = torch.arange(rows, device=device)  # which row sits at each place of the batch
     done_R = torch.zeros(rows, dtype=torch.bool, device=device)
     # Asking a GPU for a number empties its queue, so there it is asked less often.
@@ -252,8 +252,8 @@ def token_stats(
 ) -> tuple[Tensor, Tensor]:
     """Log-probs of the completion tokens and entropies under the trainable model, with gradient.
 
-    Both are fp32, at temperature 1, (N, longest of the chosen rows), 0 where masked. Each distinct prompt
-    is run once. Inside `policy.reference()` they are the base's.
+    Both are fp32, at temperature 1, (N, longest of the chosen rows) and 0 where masked; N is all rows
+    without `indices`. Inside `policy.reference()` they are the base's.
     """
     every = torch.arange(rollouts.B) if indices is None else torch.as_tensor(indices)
     every = every.to(rollouts.mask_BT.device)
@@ -288,7 +288,9 @@ def token_stats(
     return logprobs_NT, entropies_NT
 
 
-def mismatch(logprobs_NT: Tensor, rollouts: Rollouts, indices: Tensor | None = None) -> dict[str, float]:
+def mismatch(
+    logprobs_NT: Tensor, rollouts: Rollouts, indices: Tensor | None = None
+) -> dict[str, float]:
     """Mean and max |trainer - sampler| log-prob over the generated tokens of the rows `indices`.
 
     `logprobs_NT` comes from `token_stats` before the adapter has changed.
@@ -301,7 +303,7 @@ def mismatch(logprobs_NT: Tensor, rollouts: Rollouts, indices: Tensor | None = N
 
 
 def by_length(lengths: np.ndarray, part_cost: int) -> tuple[np.ndarray, list[slice]]:
-    """Rows in order of length, cut where the padding saved is worth more tokens than `part_cost`."""
+    """Rows by length, cut where that saves more tokens of padding than `part_cost`."""
     order = np.argsort(lengths, kind="stable")
     ordered = lengths[order]
 

@@ -1,6 +1,6 @@
-"""From logits to a token and its statistics: filters, the draw, and log-probs with a hand-written gradient.
+"""From logits to a token and its statistics: filters, the draw, log-probs with their gradient.
 
-All statistics are of the full distribution at temperature 1 and in fp32, whatever the sampling settings.
+Statistics are of the full distribution at temperature 1 and in fp32, whatever the sampling settings.
 N rows of logits, V vocabulary.
 """
 
@@ -24,14 +24,14 @@ def filter_logits(
     top_p: float = 1.0,
     min_p: float = 0.0,
 ) -> Tensor:
-    """fp32 logits over `temperature`, with tokens outside top-k, top-p and min-p (in that order) at -inf."""
+    """fp32 logits over `temperature`; -inf for tokens outside top-k, then top-p, then min-p."""
     logits_NV = logits_NV.float() / temperature
     if 0 < top_k < logits_NV.shape[-1]:
         least_N1 = logits_NV.topk(top_k).values[:, -1:]
         logits_NV = logits_NV.masked_fill(logits_NV < least_N1, -math.inf)
     if top_p < 1:
         ascending_NV, order_NV = logits_NV.sort()
-        # Dropped: the unlikeliest tokens that together hold at most 1 - top_p; the likeliest one stays.
+        # Dropped: the unlikeliest tokens that together hold at most 1 - top_p; the likeliest stays.
         drop_NV = ascending_NV.softmax(-1).cumsum(-1) <= 1 - top_p
         drop_NV[:, -1] = False
         drop_NV = drop_NV.scatter(1, order_NV, drop_NV)
@@ -55,9 +55,9 @@ def draw(logits_NV: Tensor, uniforms_N: Tensor) -> Tensor:
 
 
 def statistics(logits_NV: Tensor, tokens_N: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Log-prob of each token, entropy, log collision probability and self-certainty, each (N,), no gradient.
+    """Log-prob of each token, entropy, log collision and self-certainty, each (N,).
 
-    Log collision is log sum p^2; self-certainty is KL(uniform || p) = logsumexp(z) - mean(z) - log V.
+    Log collision is log sum p^2. Self-certainty is KL(uniform || p) = logsumexp(z) - mean(z) - log V.
     """
     parts = []
     for logits, tokens in _chunks(logits_NV, tokens_N):
