@@ -95,7 +95,7 @@ def test_splits_share_no_problem_whatever_the_order_of_the_numbers():
         }
         for split in ("train", "eval")
     }
-    assert len(keys["eval"]) == 256
+    assert len(keys["eval"]) == 224
     assert len(keys["train"]) == 600
     assert not keys["train"] & keys["eval"]
     assert all(split_of(key) == split for split in keys for key in keys[split])

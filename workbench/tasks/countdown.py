@@ -22,13 +22,13 @@ class Countdown:
 
     numbers: int = 3
     """How many numbers a problem has."""
-    largest: int = 12
+    largest: int = 9
     """Numbers are drawn from 1 to this."""
     largest_target: int = 99
     """No target, and no intermediate result of the solution it was drawn from, is above this."""
-    rows: int = 2048
+    rows: int = 1536
     """Problems in the train split."""
-    eval_rows: int = 256
+    eval_rows: int = 224
     """Problems in the eval split."""
     seed: int = 0
     """Which problems are drawn; a problem's split does not depend on it."""

@@ -62,7 +62,7 @@ completion's tokens, brevity its length negated; short means at most {short} tok
 
 def measure(folder: Path, prompts: int = PROMPTS, samples: int = SAMPLES) -> Figures:
     """Sample every family's held-out prompts at temperature 1, as trained and in NF4."""
-    figures: Figures = {task.name: {} for task, _ in FAMILIES}
+    figures: Figures = {task.name: {} for task, *_ in FAMILIES}
     for quantize in ("none", "nf4"):
         policy = load_policy(str(folder), quantize=quantize)
         for family, found in figures.items():

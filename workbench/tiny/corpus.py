@@ -72,7 +72,7 @@ def examples(mixture: Mixture, seed: int) -> Iterator[Example]:
 
 def example(mixture: Mixture, rng: random.Random) -> Example:
     """One demonstration: a family, a problem of its train split, a demonstrator."""
-    task, demonstrate = rng.choice(FAMILIES)
+    task, demonstrate, _ = rng.choices(FAMILIES, [share for *_, share in FAMILIES])[0]
     key, row, solution = task.draw(rng)
     while split_of(key) != "train":
         key, row, solution = task.draw(rng)
@@ -162,7 +162,7 @@ def _slippery(left: int, operator: str, right: int, rng: random.Random) -> int:
 
 
 Demonstrate = Callable[[Term, str, random.Random], tuple[str, str]]
-FAMILIES: tuple[tuple[Countdown | Arithmetic, Demonstrate], ...] = (
-    (COUNTDOWN, demonstrate_countdown),
-    (ARITHMETIC, demonstrate_arithmetic),
+FAMILIES: tuple[tuple[Countdown | Arithmetic, Demonstrate, float], ...] = (
+    (COUNTDOWN, demonstrate_countdown, 0.6),  # the harder one: it takes a search in the head
+    (ARITHMETIC, demonstrate_arithmetic, 0.4),
 )

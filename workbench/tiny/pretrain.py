@@ -1,10 +1,13 @@
 """Pretraining of the tiny models, from nothing but a seed.
 
 1. Draw demonstrations from the mixture, on problems of the train splits only.
-2. Sort a few batches' worth of them by length and cut batches out, so that little is padding.
-3. Minimise the cross-entropy of the completion's tokens (the prompt is context, not target).
+2. Split each batch by length into parts, so that little is padding, and add up their gradients.
+   (Batches of one length each would be cheaper still, but a batch of guesses, with few tokens, would
+   weigh as much as one of long completions, and the model would guess four times too often.)
+3. Minimise the cross-entropy of the completion's tokens (the prompt is context, not target), each
+   token weighing the same.
 4. Muon moves the layers' matrices, AdamW the embedding and the norms; the learning rate warms up,
-   stays, and falls to zero over the last part.
+   stays for a while, and falls to zero.
 5. Write safetensors, config, tokenizer and a card with the mixture, the seed and the command.
 
 All that is random comes from the seed and the number of threads is fixed, so that the same command
@@ -14,7 +17,6 @@ gives the same weights on the same machine, bit for bit.
 from __future__ import annotations
 
 import contextlib
-import random
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,16 +37,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 MODELS = {  # the shipped models differ in nothing but the mixture
-    "tiny-strong": Mixture(careful=0.40, rambling=0.57, guessing=0.03),
-    "tiny-weak": Mixture(careful=0.08, rambling=0.12, guessing=0.80),
+    "tiny-strong": Mixture(careful=0.45, rambling=0.52, guessing=0.03),
+    "tiny-weak": Mixture(careful=0.13, rambling=0.15, guessing=0.72),
 }
 
 STEPS = 4000
 SMOKE_STEPS = 20
 BATCH = 64  # demonstrations per step
-CHUNK = 32  # batches sorted by length together
-MUON_RATE, ADAM_RATE, DECAY = 0.03, 0.004, 0.05
-WARMUP, COOLDOWN = 0.02, 0.4  # shares of the steps
+PARTS = 2  # of a batch, each of like length
+MUON_RATE, ADAM_RATE, DECAY = 0.02, 0.004, 0.05
+WARMUP, COOLDOWN = 0.02, 0.8  # shares of the steps
 THREADS = 1  # of so small a model one thread makes more tokens a second than two
 IGNORED = -100  # a label that is no target
 
@@ -55,6 +57,11 @@ class Batch:
 
     ids_BL: torch.Tensor
     labels_BL: torch.Tensor
+
+    @property
+    def targets(self) -> int:
+        """How many tokens are to be predicted."""
+        return int((self.labels_BL != IGNORED).sum())
 
 
 def pretrain(
@@ -125,16 +132,20 @@ def train(
     ]
     bar = tqdm(total=steps, desc=title, unit="step", disable=title is None)
     tokens, mean_loss = 0, 0.0
-    for index, data in enumerate(islice(batches(mixture, tokenizer, seed, batch), steps)):
-        loss = completion_loss(model, data)
-        loss.backward()
+    for index, parts in enumerate(islice(batches(mixture, tokenizer, seed, batch), steps)):
+        targets = sum(part.targets for part in parts)
+        loss = 0.0
+        for part in parts:
+            part_loss = completion_loss(model, part) / targets
+            part_loss.backward()
+            loss += part_loss.item()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer, schedule in zip(optimizers, schedules, strict=True):
             optimizer.step()
             schedule.step()
             optimizer.zero_grad(set_to_none=True)
-        tokens += data.ids_BL.numel()
-        mean_loss += (loss.item() - mean_loss) / min(index + 1, 100)
+        tokens += sum(part.ids_BL.numel() for part in parts)
+        mean_loss += (loss - mean_loss) / min(index + 1, 100)
         bar.update()
         bar.set_postfix(loss=f"{mean_loss:.3f}", tokens=f"{tokens / 1e6:.1f}M", refresh=False)
     bar.close()
@@ -182,17 +193,17 @@ def rate_at(step: int, steps: int) -> float:
 
 def batches(
     mixture: Mixture, tokenizer: PreTrainedTokenizerFast, seed: int, size: int
-) -> Iterator[Batch]:
-    """Endless batches of demonstrations of like length, in random order within a chunk."""
+) -> Iterator[list[Batch]]:
+    """Endless batches of `size` demonstrations, each in up to PARTS parts of like length."""
     stream = examples(mixture, seed)
-    rng = random.Random(f"batches/{seed}")
+    width = -(-size // PARTS)
     while True:
-        pairs = encode(tokenizer, list(islice(stream, size * CHUNK)))
+        pairs = encode(tokenizer, list(islice(stream, size)))
         pairs.sort(key=lambda pair: len(pair[0]))
-        starts = list(range(0, len(pairs), size))
-        rng.shuffle(starts)
-        for start in starts:
-            yield collate(pairs[start : start + size], tokenizer.pad_token_id)
+        yield [
+            collate(pairs[start : start + width], tokenizer.pad_token_id)
+            for start in range(0, size, width)
+        ]
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, chunk: list[Example]) -> list[tuple[list[int], int]]:
@@ -218,8 +229,11 @@ def collate(pairs: list[tuple[list[int], int]], pad: int) -> Batch:
 
 
 def completion_loss(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
-    """Mean cross-entropy of the completions' tokens."""
+    """Summed cross-entropy of the completions' tokens."""
     logits_BLV = model(input_ids=batch.ids_BL[:, :-1], use_cache=False).logits
     return torch.nn.functional.cross_entropy(
-        logits_BLV.flatten(0, 1).float(), batch.labels_BL[:, 1:].flatten(), ignore_index=IGNORED
+        logits_BLV.flatten(0, 1).float(),
+        batch.labels_BL[:, 1:].flatten(),
+        ignore_index=IGNORED,
+        reduction="sum",
     )
