@@ -173,6 +173,19 @@ def test_a_step_repeats_itself_and_leaves_the_global_generator_alone(toy_recipe,
     assert torch.equal(found[0], found[1])
 
 
+def test_dropout_changes_the_update_but_not_the_sampling(toy_recipe):
+    found = []
+    for dropout in (0.0, 0.5):
+        recipe = toy_recipe.replace(lora_dropout=dropout)
+        state = prepare(recipe)
+        move_off_the_base(state)
+        report = train_step(state, recipe)
+        found.append((report.rollouts.completions, adapter(state), report.metrics["train/mismatch"]))
+    assert found[0][0] == found[1][0]
+    assert not torch.equal(found[0][1], found[1][1])
+    assert found[0][2] < 1e-5 < found[1][2]
+
+
 def test_training_raises_the_reward_that_has_weight(toy_recipe):
     recipe = toy_recipe.replace(learning_rate=0.1, group_size=8, prompts_per_step=4)
     state = prepare(recipe)

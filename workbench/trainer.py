@@ -88,7 +88,6 @@ def prepare(recipe: Recipe) -> State:
         device=recipe.device,
         seed=recipe.seed,
     )
-    policy.model.train(recipe.lora_dropout > 0)
     task = recipe.make_task()
     held_out = task.dataset("eval")
     eval_rows = [held_out[i] for i in range(min(recipe.eval_prompts, len(held_out)))]
