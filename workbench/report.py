@@ -70,12 +70,11 @@ def rollouts_html(rollouts: pd.DataFrame, limit: int = 12) -> str:
 
 def write_report(runs: Sequence[Any], path: Path) -> Path:
     """Write the page of `runs` (Run objects) to `path`."""
-    rollouts = {run.name: run.rollouts() for run in runs if run.rollout_steps}
     text = report_html(
         [(run.name, run.metrics, run.events) for run in runs],
+        {run.name: run.recipe.to_yaml() for run in runs},
+        {run.name: run.rollouts() for run in runs if run.rollout_steps},
         title=" and ".join(run.name for run in runs),
-        recipes={run.name: run.recipe.to_yaml() for run in runs},
-        rollouts=rollouts,
     )
     path.write_text(text, encoding="utf-8")
     return path
@@ -83,10 +82,10 @@ def write_report(runs: Sequence[Any], path: Path) -> Path:
 
 def report_html(
     runs: Sequence[RunCurves],
-    *,
-    title: str = "workbench report",
     recipes: Mapping[str, str] | None = None,
     rollouts: Mapping[str, pd.DataFrame] | None = None,
+    *,
+    title: str = "workbench report",
     notes: str = "",
 ) -> str:
     """The page as text. `recipes`: name of the run -> YAML; `rollouts`: -> some completions."""

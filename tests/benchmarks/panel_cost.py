@@ -156,9 +156,9 @@ def await_change(client, comm_id: str) -> None:
     while True:
         message = client.get_iopub_msg(timeout=60)
         content = message["content"]
-        if message["msg_type"] == "comm_msg" and content["comm_id"] == comm_id:
-            if "value" in content["data"].get("state", {}):
-                return
+        ours = message["msg_type"] == "comm_msg" and content["comm_id"] == comm_id
+        if ours and "value" in content["data"].get("state", {}):
+            return
 
 
 if __name__ == "__main__":

@@ -51,6 +51,16 @@ def test_one_drawing_is_one_message(monkeypatch):
     assert len(sent) == 1
 
 
+def test_a_reloaded_page_gets_the_present_curves():
+    """What a page asks for after a reload is get_state(); plotly's own would be the empty traces."""
+    live = curves.LiveCurves()
+    live.draw([("a", make_metrics(5), EVENTS)])
+    position = plots.trace_index(0)["entropy"]
+    sent = live.figure.get_state()["_widget_data"][position]
+    assert sent["visible"] is True and sent["name"] == "a"
+    np.testing.assert_array_equal(np.frombuffer(sent["y"]["buffer"], np.float32), np.arange(5))
+
+
 def test_answers_of_the_page_are_dropped():
     """plotly 7.1 raises on these where traces hold arrays; see QuietFigure."""
     live = curves.LiveCurves()

@@ -35,7 +35,7 @@ def test_start_trains_and_the_curves_grow(ui, wait):
 def test_the_last_step_is_drawn_and_start_is_offered_again(ui, wait):
     ui.buttons["start"].click()
     wait(lambda: ui.run.status == "finished")
-    wait(lambda: enabled(ui) == {"start", "fork"})
+    wait(lambda: enabled(ui) == {"start", "resume", "fork"})
     assert curve(ui, "entropy").x[-1] == 40
     assert ui.progress.value == ui.progress.max == 40
     assert "Finished" in ui.message.value and "runs/fake" in ui.message.value
@@ -107,6 +107,45 @@ def test_fork_pauses_the_parent_and_draws_both(ui, wait):
     assert [run for _, run in ui.choice.options] == [parent, ui.run]
     ui.choice.value = parent
     assert ui.run is parent
+
+
+def test_resume_after_a_stop_takes_up_what_was_changed_since(ui, wait):
+    ui.buttons["start"].click()
+    wait(lambda: not ui.buttons["stop"].disabled)
+    ui.buttons["stop"].click()
+    wait(lambda: not ui.buttons["start"].disabled)
+    ui.controls.by_field["beta"].widget.value = 0.5
+    ui.controls.by_field["lora_rank"].widget.value = 3
+    assert ui.run.calls == ["stop"]  # nothing is sent to a run that has ended
+    ui.buttons["resume"].click()
+    assert ui.run.calls == ["stop", ("update", {"beta": 0.5}), "resume"]
+    assert ui.controls.by_field["beta"].widget.value == 0.5
+    assert ui.controls.by_field["lora_rank"].widget.value == Recipe().lora_rank
+
+
+def test_fork_of_a_finished_run_takes_the_controls_and_needs_more_steps(ui, wait):
+    ui.controls.by_field["steps"].widget.value = 5
+    ui.buttons["start"].click()
+    wait(lambda: ui.run.status == "finished")
+    parent = ui.run
+    ui.buttons["fork"].click()
+    assert ui.run is parent and "raise steps (under Optimiser)" in ui.message.value
+    ui.controls.by_field["steps"].widget.value = 9
+    ui.controls.by_field["objective"].choice.value = "maxrl"
+    ui.buttons["fork"].click()
+    assert ui.run is not parent and (ui.run.recipe.steps, ui.run.recipe.objective) == (9, "maxrl")
+    assert parent.calls == ["fork"]  # a finished run can't be paused
+
+
+def test_start_is_refused_while_another_run_of_the_panel_is_paused(ui, wait):
+    ui.buttons["start"].click()
+    parent = ui.run
+    ui.buttons["fork"].click()
+    wait(lambda: parent.status == "paused")
+    ui.run.stop()
+    wait(lambda: not ui.buttons["start"].disabled)
+    ui.buttons["start"].click()
+    assert f"{parent.name} is paused: press Stop" in ui.message.value
 
 
 def test_a_failed_run_says_so_in_red_with_what_to_do(monkeypatch, ui, fake_run, wait):

@@ -11,6 +11,7 @@ import functools
 import html
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
@@ -19,7 +20,7 @@ from workbench.panel.controls import Controls
 from workbench.panel.curves import MAX_RUNS, Drawer, LiveCurves, TableCurves, missing
 from workbench.panel.rollouts import RolloutView
 from workbench.panel.style import CSS
-from workbench.recipe import Recipe
+from workbench.recipe import LIVE, Recipe
 from workbench.variants import WorkbenchError
 
 ALIVE = ("starting", "running", "paused")
@@ -29,7 +30,7 @@ BUTTONS_IN = {
     "starting": ("stop",),
     "running": ("pause", "stop", "fork"),
     "paused": ("resume", "step", "stop", "fork"),
-    "finished": ("start", "fork"),
+    "finished": ("start", "resume", "fork"),
     "stopped": ("start", "resume", "fork"),
     "failed": ("start", "resume"),
     "interrupted": ("start", "resume", "fork"),
@@ -42,7 +43,13 @@ BUTTONS = {
     "stop": ("Stop", "stop", "Stop after this step; the run is kept and can be resumed"),
     "fork": ("Fork", "code-fork", "Pause this run and go on in a copy with its weights"),
 }
-STATE_WORDS = {"": "No run yet. Choose, then press Start."}
+NO_RUN = "No run yet. Choose, then press Start."
+ENDED_WORDS = {
+    "paused": "Paused. Step does one step, Resume goes on.",
+    "finished": "Finished. To go on, raise steps (under Optimiser) and press Resume or Fork.",
+    "stopped": "Stopped. Resume goes on from here.",
+    "interrupted": "This run's process ended before the run did. Resume goes on from its checkpoint.",
+}
 
 
 def launch(recipe: Recipe) -> Any:
@@ -101,16 +108,20 @@ class Panel:
     # --- what a person does -----------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start a new run with the controls' recipe; refused while one is going."""
-        if self.run is not None and self.run.status in ALIVE:
-            raise WorkbenchError(
-                f"{self.run.name} is {self.run.status}: press Stop before starting another run, "
-                "or Fork to go on in a copy."
+        """Start a new run with the controls' recipe; refused while one of the panel's runs is going."""
+        with self._lock:  # some kernels run callbacks in several threads
+            busy = next((run for run in self.runs if run.status in ALIVE), None)
+            if busy is not None:
+                raise WorkbenchError(
+                    f"{busy.name} is {busy.status}: press Stop before starting another run, "
+                    "or Fork to go on in a copy."
+                )
+            recipe = self.controls.recipe()
+            self.say(
+                "Starting. The first run of a session loads the libraries; that takes a while."
             )
-        recipe = self.controls.recipe()
-        self.say("Starting: the first run of a session loads the libraries, which takes a while …")
-        self._adopt(launch(recipe))
-        self.say(f"Started; kept in {self._place()}.")
+            self._adopt(launch(recipe))
+            self.say(f"Started; kept in {self._place()}.")
 
     def pause(self) -> None:
         """Pause the run before its next step."""
@@ -118,8 +129,13 @@ class Panel:
         self.say("Pausing after this step.")
 
     def resume(self) -> None:
-        """Go on after a pause or a stop."""
-        self._current().resume()
+        """Go on after a pause, or after a stop: then with what was changed since, where it is live."""
+        run = self._current()
+        if run.status not in ALIVE:
+            changes = {k: v for k, v in self._differences().items() if k in LIVE}
+            run.update(**changes)
+            self.controls.show(run.recipe.replace(**changes))
+        run.resume()
         self.say("Going on.")
         self.drawer.wake()
 
@@ -136,9 +152,14 @@ class Panel:
         self.drawer.wake()
 
     def fork(self) -> None:
-        """Pause the run and go on in a copy of it; both stay on the curves."""
-        parent = self._current()
-        child = parent.fork()
+        """Pause the run and go on in a copy of it, with the controls' recipe; both are drawn."""
+        parent, changes = self._current(), self._differences()
+        steps = self.controls.recipe().steps
+        if parent.progress["step"] >= steps:
+            raise WorkbenchError(
+                f"{parent.name} has done its {steps} steps; raise steps (under Optimiser) before Fork."
+            )
+        child = parent.fork(**changes)
         if parent.status in ALIVE:
             parent.pause()
         self._adopt(child)
@@ -154,8 +175,15 @@ class Panel:
             raise WorkbenchError("There is no run yet; press Start.")
         return self.run
 
+    def _differences(self) -> dict[str, Any]:
+        """The fields in which the controls differ from the run's recipe."""
+        wanted, recipe = self.controls.recipe(), self.run.recipe
+        return {name: getattr(wanted, name) for name in recipe.diff(wanted)}
+
     def _place(self) -> str:
-        return str(getattr(self.run, "path", self.run.name))
+        path = Path(getattr(self.run, "path", self.run.name))
+        here = Path.cwd()
+        return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
     def _adopt(self, run: Any) -> None:
         """Make `run` the one that buttons and controls act on, and put it on the curves."""
@@ -221,13 +249,12 @@ class Panel:
         self.progress.bar_style = {"failed": "danger", "finished": "success"}.get(status, "")
         if status == "failed":
             self.say(f"{self.run.error} The traceback is in {self._place()}/error.txt.", error=True)
-        elif status in ("finished", "stopped"):
-            word = "Finished" if status == "finished" else "Stopped; Resume goes on from here"
-            self.say(f"{word}. The run is kept in {self._place()}.")
+        elif status in ENDED_WORDS:
+            self.say(f"{ENDED_WORDS[status]} The run is kept in {self._place()}.")
 
     def _state_html(self, status: str, progress: dict[str, float]) -> str:
         if not status:
-            return STATE_WORDS[""]
+            return NO_RUN
         parts = [f"<b>{status}</b>", f"step {progress['step']:.0f} of {progress['steps']:.0f}"]
         if progress["step"] and status in ALIVE:
             parts += [
@@ -285,7 +312,7 @@ class Panel:
             style={"description_width": "initial"}, layout={"display": "none", "width": "260px"},
         )  # fmt: skip
         self.choice.observe(self._guard(self._chosen), "value")
-        self.state, self.message = widgets.HTML(STATE_WORDS[""]), widgets.HTML()
+        self.state, self.message = widgets.HTML(NO_RUN), widgets.HTML()
         self.state.add_class("wb-state")
         self.message.add_class("wb-message")
         line = widgets.HBox([*self.buttons.values(), self.progress, self.choice])

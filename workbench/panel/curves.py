@@ -57,12 +57,22 @@ def same(one: TraceData | None, two: TraceData) -> bool:
 
 
 class QuietFigure(go.FigureWidget):
-    """A FigureWidget that lets the page's answers drop.
+    """A FigureWidget that comes back whole after a reload and lets the page's answers drop.
 
-    After each update the page sends back the defaults that it computed for every trace. Nothing here
-    needs them, they cost the kernel time, and plotly 7.1 raises ValueError on them where a trace
-    holds numpy arrays (`_remove_overlapping_props` asks for an array's truth).
+    plotly's own keeps in its state, which a reloaded page asks for, the traces as they were when it
+    was first shown; here they are the present ones. And after each update the page sends back the
+    defaults it computed for every trace: nothing here needs them, they cost the kernel time, and
+    plotly 7.1 raises ValueError on them where a trace holds numpy arrays.
     """
+
+    def get_state(self, key: Any = None, drop_defaults: bool = False) -> dict[str, Any]:
+        """The state as ipywidgets sends it, with the present traces when all of it is asked for."""
+        state = super().get_state(key, drop_defaults)
+        if key is None and "_data" in vars(self):
+            present = {"_widget_data": self._data, "_widget_layout": self._layout_obj._props}
+            for name, value in present.items():
+                state[name] = self.trait_metadata(name, "to_json")(value, self)
+        return state
 
     @observe("_js2py_traceDeltas")
     def _handler_js2py_traceDeltas(self, change: Any) -> None:

@@ -20,9 +20,8 @@ SORTS = {
     "length, longest first": "length",
 }
 MARKS = {
-    True: '<span class="wb-right" title="right">✓</span>',
-    False: '<span class="wb-wrong" title="wrong">✗</span>',
-    None: "–",
+    True: '<span class="wb-right" title="right">✓</span> ',
+    False: '<span class="wb-wrong" title="wrong">✗</span> ',
 }
 FILTERS = ("all", "right", "wrong", "truncated")
 EMPTY = '<div class="wb-doc">No rollouts are saved yet; they appear while the run goes on.</div>'
@@ -57,16 +56,17 @@ def table_html(table: pd.DataFrame) -> str:
     """The completions of one prompt as a table."""
     if table.empty:
         return '<div class="wb-doc">No completion passes this filter.</div>'
-    rewards = [column for column in table if column.startswith("reward/")]
-    names = ["completion", "answer", "right", *(r.removeprefix("reward/") for r in rewards)]
+    others = [column for column in table if column.startswith("reward/")]
+    rewards = sorted(others, key=lambda column: column != "reward/correct")
+    names = ("completion", "answer", *(r.removeprefix("reward/") for r in rewards))
     names = (*names, "advantage", "tokens")
     head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in names)
     accepted = right(table)
     rows = []
     for position, (index, row) in enumerate(table.iterrows()):
-        mark = MARKS[None if accepted is None else bool(accepted.loc[index])]
-        cells = [text_html(str(row["completion"])), text_html(str(row["answer"])), mark]
-        cells += [number(row[reward]) for reward in rewards]
+        marks = {} if accepted is None else {"reward/correct": MARKS[bool(accepted.loc[index])]}
+        cells = [text_html(str(row["completion"])), text_html(str(row["answer"]))]
+        cells += [marks.get(reward, "") + number(row[reward]) for reward in rewards]
         length = f"{row['length']:.0f}{' cut off' if row['truncated'] else ''}"
         cells += [number(row["advantage"], signed=True), length]
         kinds = ["wb-long", "wb-answer", *["wb-number"] * (len(cells) - 2)]

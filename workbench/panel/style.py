@@ -17,9 +17,11 @@ CSS = """
 .wb-body2 { flex-flow: row wrap !important; align-items: flex-start; gap: 16px }
 .wb-controls { flex: 0 0 300px; min-width: 0 }
 .wb-right-side { flex: 1 1 480px; min-width: 0 }
-.wb-panel .wb-right-side > .widget-tab-contents { padding: 8px 4px; border: none }
+.wb-panel .wb-right-side > .widget-tab-contents { padding: 8px 0 0 0;
+  border: none }
 .wb-off { opacity: 0.45 }
 .wb-scroll { overflow-x: auto }
+.wb-rollouts { padding: 0 6px }
 .wb-rollouts .widget-html, .wb-rollouts .widget-html-content { width: 100%; min-width: 0 }
 .wb-controls .widget-inline-hbox { margin: 1px 0; min-width: 0; width: 100% }
 .wb-controls .widget-label { text-align: left; color: var(--wb-soft) }
@@ -41,11 +43,12 @@ CSS = """
 .wb-curves { overflow: hidden }
 .wb-curves .js-plotly-plot text { fill: var(--wb-ink) !important }
 .wb-wrap { flex-flow: row wrap !important; gap: 2px 10px; align-items: center }
-.wb-table { border-collapse: collapse; font-variant-numeric: tabular-nums; line-height: 1.45 }
+.wb-table { border-collapse: collapse; font-size: 12px; line-height: 1.45;
+  font-variant-numeric: tabular-nums }
 .wb-table th { text-align: left; font-weight: 600; border-bottom: 1px solid var(--wb-line) }
-.wb-table td, .wb-table th { padding: 3px 10px 3px 0; vertical-align: top; white-space: nowrap }
+.wb-table td, .wb-table th { padding: 3px 8px 3px 0; vertical-align: top; white-space: nowrap }
 .wb-table td.wb-long, .wb-table td.wb-answer { white-space: normal; overflow-wrap: anywhere }
-.wb-table td.wb-long { min-width: 170px; width: 60% }
+.wb-table td.wb-long { min-width: 150px; width: 60% }
 .wb-row1 td { background: color-mix(in srgb, var(--wb-back) 55%, transparent) }
 .wb-text { font-family: var(--jp-code-font-family, monospace); font-size: 12px;
   white-space: pre-wrap; unicode-bidi: isolate; overflow-wrap: anywhere }
