@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from workbench.evaluation import EVAL_SEED, pass_at_every_k, shown_ks
 from workbench.models import load_policy
@@ -16,7 +17,7 @@ from workbench.tasks import Task, make_task
 from workbench.tiny.corpus import FAMILIES, Mixture
 
 CARD, FIGURES = "README.md", "measured.json"
-PROMPTS, SAMPLES = 256, 64
+PROMPTS, SAMPLES = 224, 64
 MAX_NEW_TOKENS = 64  # no demonstration is longer
 SHORT = 7  # tokens; an arithmetic answer without a single step is no longer
 _PROMPTS_AT_ONCE = 32
@@ -60,13 +61,18 @@ completion's tokens, brevity its length negated; short means at most {short} tok
 """
 
 
-def measure(folder: Path, prompts: int = PROMPTS, samples: int = SAMPLES) -> Figures:
+def measure(
+    folder: Path, prompts: int = PROMPTS, samples: int = SAMPLES, *, progress: bool = True
+) -> Figures:
     """Sample every family's held-out prompts at temperature 1, as trained and in NF4."""
     figures: Figures = {task.name: {} for task, *_ in FAMILIES}
+    bar = tqdm(total=2 * len(figures), desc="measuring", unit="table", disable=not progress)
     for quantize in ("none", "nf4"):
         policy = load_policy(str(folder), quantize=quantize)
         for family, found in figures.items():
             found[quantize] = measure_task(policy, make_task(family), prompts, samples)
+            bar.update()
+    bar.close()
     return figures
 
 

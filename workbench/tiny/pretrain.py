@@ -91,7 +91,8 @@ def pretrain(
         folder.mkdir(parents=True, exist_ok=True)
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        figures = measure(folder, prompts=2, samples=4) if smoke else measure(folder)
+        size = {"prompts": 2, "samples": 4} if smoke else {}
+        figures = measure(folder, progress=progress, **size)
     write_card(folder, name, mixture, seed, steps, figures)
     return folder
 
