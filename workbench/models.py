@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
@@ -165,6 +166,11 @@ def load_policy(
     """Load a model to train: a shipped name, a folder, or a hub name ("owner/name")."""
     if quantize not in QUANTIZATIONS:
         raise WorkbenchError(unknown("quantize", quantize, QUANTIZATIONS))
+    if lora_rank < 1 or not lora_alpha > 0 or not 0 <= lora_dropout < 1:
+        raise WorkbenchError(
+            f"lora_rank is {lora_rank}, lora_alpha {lora_alpha} and lora_dropout {lora_dropout}; give a "
+            "rank of 1 or more, an alpha above 0 and a dropout from 0 to below 1."
+        )
     _hush()
     where = find_device(device)
     source = find_model(str(name))
@@ -196,7 +202,7 @@ def find_device(device: str) -> torch.device:
 def find_model(name: str) -> str:
     """The folder of a shipped or local model, or `name` itself when it is a hub name."""
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if name and folder.is_dir():
         return str(folder)
     shipped = _shipped_models()
     if name in shipped:
@@ -215,6 +221,8 @@ def check_loadable(source: str, name: str) -> None:
         config, _ = PreTrainedConfig.get_config_dict(source)
     except (OSError, ValueError) as error:
         raise WorkbenchError(_cannot_read(source, name)) from error
+    if not config:
+        raise WorkbenchError(_cannot_read(source, name))
     kind = config.get("model_type")
     if kind not in CONFIG_MAPPING:
         if "auto_map" in config:
@@ -247,6 +255,10 @@ def load_base(source: str, name: str, quantize: str, device: torch.device) -> nn
         wanted = "safetensors" in str(error) and "connect" not in str(error)
         raise WorkbenchError(
             _no_safetensors(name) if wanted else _cannot_read(source, name)
+        ) from error
+    except SafetensorError as error:
+        raise WorkbenchError(
+            f"The weights of {name!r} are damaged ({error}); copy or download them again."
         ) from error
     except torch.OutOfMemoryError as error:
         raise WorkbenchError(

@@ -1,0 +1,137 @@
+"""Toy models for the tests: random weights, made here, nothing downloaded."""
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session")
+def toy_world(tmp_path_factory):
+    """A folder with a random one-layer model that speaks the tiny world's vocabulary."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from workbench.tiny.tokenizer import build_tokenizer
+
+    folder = tmp_path_factory.mktemp("toy") / "toy-model"
+    tokenizer = build_tokenizer()
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=128,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        tie_word_embeddings=True,
+        initializer_range=0.2,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def digits(rollouts, task):
+    """Share of a completion's tokens that are digits: a reward that a random model earns at once."""
+    share = [sum(c.isdigit() for c in text) / (len(text) + 1) for text in rollouts.completions]
+    return torch.tensor(share).view(rollouts.P, rollouts.G)
+
+
+@pytest.fixture
+def toy_recipe(toy_world):
+    """A run of a few quick steps that has signal from the start."""
+    from workbench.recipe import Recipe
+
+    return Recipe(
+        model=toy_world,
+        rewards={digits: 1.0, "correct": 0.0, "length": 0.0},
+        prompts_per_step=3,
+        group_size=4,
+        max_new_tokens=8,
+        steps=6,
+        learning_rate=1e-2,
+        eval_every=3,
+        eval_prompts=2,
+        eval_samples=4,
+        checkpoint_every=2,
+        rollouts_every=2,
+        lora_rank=4,
+    )
+
+
+# Peaked distributions (a large initializer_range) make wrong positions and masks show in the tokens.
+_SMALL = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.3,
+}
+_FAMILIES = {
+    "llama": {"tie_word_embeddings": True},
+    "qwen2": {"tie_word_embeddings": True},
+    "qwen3": {"tie_word_embeddings": False},
+    "gemma2": {"sliding_window": 6, "query_pre_attn_scalar": 8},
+    "gemma3_text": {"sliding_window": 6, "query_pre_attn_scalar": 8},
+}
+
+
+@pytest.fixture(scope="session")
+def toy_family(tmp_path_factory):
+    """family -> folder of a random two-layer model of that architecture, in the tiny vocabulary."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from workbench.tiny.tokenizer import build_tokenizer
+
+    folders = {}
+
+    def build(family):
+        if family not in folders:
+            folder = tmp_path_factory.mktemp(family)
+            tokenizer = build_tokenizer()
+            config = AutoConfig.for_model(
+                family,
+                vocab_size=len(tokenizer),
+                pad_token_id=tokenizer.pad_token_id,
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                **_SMALL,
+                **_FAMILIES[family],
+            )
+            with torch.random.fork_rng():
+                torch.manual_seed(1)
+                AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+            folders[family] = str(folder)
+        return folders[family]
+
+    return build
+
+
+@pytest.fixture
+def policy_of(toy_family):
+    """(family, quantize) -> Policy whose adapter has been moved off zero."""
+    from workbench.models import load_policy
+
+    def build(family="llama", quantize="none", **settings):
+        policy = load_policy(
+            toy_family(family), quantize=quantize, lora_rank=4, device="cpu", **settings
+        )
+        move_adapter(policy)
+        return policy
+
+    return build
+
+
+def move_adapter(policy, seed=0, scale=0.1):
+    """Add random numbers to the adapter, so that it differs from the base."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for _, parameter in policy.trainable():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * scale)

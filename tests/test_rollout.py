@@ -1,0 +1,389 @@
+"""sample() and token_stats() against transformers' generate, full forward passes and enumeration."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from transformers import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+from workbench import rollout
+from workbench.rollout import Rollouts, by_length, mismatch, sample, token_stats
+from workbench.sampling import draw, filter_logits, logprob_entropy, statistics
+from workbench.variants import WorkbenchError
+
+FAMILIES = ["llama", "qwen2", "qwen3", "gemma2", "gemma3_text"]
+
+
+def ask(*texts):
+    return [[{"role": "user", "content": text}] for text in texts]
+
+
+PROMPTS = ask("Make 24 from 3 8", "Compute 1", "Compute 12 + 3 * 4", "Make 7")
+
+
+def full_logits(model, rollouts, b):
+    """fp32 logits for each completion token of row `b`, run alone, without padding or cache."""
+    p, length = b // rollouts.G, int(rollouts.lengths_B[b])
+    prompt = rollouts.prompt_ids_PL[p][rollouts.prompt_mask_PL[p]]
+    ids = torch.cat((prompt, rollouts.completion_ids_BT[b, :length]))[None]
+    return model(ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
+
+
+# --- sampling -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("greedy", [{"temperature": 0}, {"top_k": 1}])
+def test_greedy_equals_generate_token_for_token(policy_of, family, greedy):
+    policy = policy_of(family)
+    mine = sample(policy, PROMPTS, group_size=2, max_new_tokens=12, **greedy)
+    assert len(set(mine.prompt_mask_PL.sum(1).tolist())) > 1  # the padding is put to the test
+    theirs = policy.model.generate(
+        input_ids=mine.prompt_ids_PL,
+        attention_mask=mine.prompt_mask_PL.long(),
+        do_sample=False,
+        max_new_tokens=12,
+        pad_token_id=policy.tokenizer.pad_token_id,
+    )[:, mine.prompt_ids_PL.shape[1] :]
+    for b in range(mine.B):
+        length = int(mine.lengths_B[b])
+        row = theirs[b // 2]
+        assert mine.completion_ids_BT[b, :length].tolist() == row[:length].tolist()
+        assert bool(mine.truncated_B[b]) == (policy.tokenizer.eos_token_id not in row[:12].tolist())
+
+
+def test_two_tokens_come_with_their_exact_probabilities(policy_of):
+    policy = policy_of()
+    drawn = sample(
+        policy, PROMPTS[:1], group_size=4000, max_new_tokens=2, top_k=3, temperature=1.5, seed=5
+    )
+    model, prompt = policy.sampler(), drawn.prompt_ids_PL
+    expected = {}
+    first = filter_logits(model(prompt).logits[:, -1], top_k=3, temperature=1.5).softmax(-1)[0]
+    for a in first.nonzero().flatten().tolist():
+        if a == policy.tokenizer.eos_token_id:
+            expected[(a,)] = float(first[a])
+            continue
+        logits = model(torch.cat((prompt, torch.tensor([[a]])), 1)).logits[:, -1]
+        second = filter_logits(logits, top_k=3, temperature=1.5).softmax(-1)[0]
+        for b in second.nonzero().flatten().tolist():
+            expected[(a, b)] = float(first[a] * second[b])
+    rows = zip(drawn.completion_ids_BT.tolist(), drawn.lengths_B.tolist(), strict=True)
+    counts = dict.fromkeys(expected, 0)
+    for tokens, length in rows:
+        counts[tuple(tokens[:length])] += 1  # a completion of probability 0 is a KeyError
+    chi_square = sum((counts[key] - 4000 * p) ** 2 / (4000 * p) for key, p in expected.items())
+    assert len(expected) >= 7
+    assert chi_square < 26.1  # 8 degrees of freedom, p = .001
+
+
+def test_first_tokens_follow_the_whole_distribution(policy_of):
+    policy = policy_of()
+    drawn = sample(policy, PROMPTS[1:2], group_size=6000, max_new_tokens=1, seed=2)
+    p = policy.sampler()(drawn.prompt_ids_PL).logits[0, -1].softmax(-1).detach().double()
+    counts = torch.bincount(drawn.completion_ids_BT[:, 0], minlength=len(p)).double()
+    common = 6000 * p >= 5
+    seen = torch.cat((counts[common], counts[~common].sum()[None]))
+    wanted = 6000 * torch.cat((p[common], p[~common].sum()[None]))
+    cells = int(common.sum())
+    assert cells > 10
+    chi_square = float(((seen - wanted) ** 2 / wanted).sum())
+    assert chi_square < cells + 4 * (2 * cells) ** 0.5  # mean + 4 standard deviations
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"top_k": 4},
+        {"top_p": 0.6},
+        {"min_p": 0.2},
+        {"top_p": 0.01},
+        {"temperature": 0.5, "top_k": 9, "top_p": 0.8, "min_p": 0.05},
+    ],
+)
+def test_filters_equal_those_of_transformers(settings):
+    logits = torch.randn(50, 33, generator=torch.Generator().manual_seed(0)) * 2
+    theirs = logits / settings.get("temperature", 1.0)
+    if "top_k" in settings:
+        theirs = TopKLogitsWarper(settings["top_k"])(None, theirs)
+    if "top_p" in settings:
+        theirs = TopPLogitsWarper(settings["top_p"])(None, theirs)
+    if "min_p" in settings:
+        theirs = MinPLogitsWarper(settings["min_p"])(None, theirs)
+    assert torch.isinf(theirs).any()
+    assert torch.allclose(filter_logits(logits, **settings), theirs)
+
+
+def test_draw_inverts_the_cumulative_distribution():
+    logits = torch.tensor([0.0, 0.1, 0.2, 0.3, 0.4, 0.0]).log().expand(6, 6)
+    uniforms = torch.tensor([0.0, 0.05, 0.15, 0.45, 0.65, 1 - 2**-53], dtype=torch.float64)
+    # Cumulative: 0, .1, .3, .6, 1, 1; tokens of probability 0 are never drawn, not even at 0.
+    assert draw(logits, uniforms).tolist() == [1, 1, 2, 3, 4, 4]
+
+
+def test_same_seed_same_rollouts_whatever_the_global_generator_does(policy_of):
+    policy = policy_of()
+    settings = {"group_size": 3, "max_new_tokens": 9}
+    before = torch.random.get_rng_state()
+    first = sample(policy, PROMPTS, seed=7, **settings)
+    assert torch.equal(before, torch.random.get_rng_state())
+    torch.rand(3)
+    again = sample(policy, PROMPTS, seed=torch.Generator().manual_seed(7), **settings)
+    other = sample(policy, PROMPTS, seed=8, **settings)
+    assert torch.equal(first.completion_ids_BT, again.completion_ids_BT)
+    assert torch.equal(first.logprobs_BT, again.logprobs_BT)
+    assert first.completions == again.completions != other.completions
+
+
+def test_a_worker_thread_draws_the_same(policy_of):
+    policy = policy_of()
+    found = {}
+
+    def work():
+        found["rollouts"] = sample(policy, PROMPTS, group_size=2, max_new_tokens=6, seed=3)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    while thread.is_alive():
+        torch.rand(10)  # the notebook's own draws
+    mine = sample(policy, PROMPTS, group_size=2, max_new_tokens=6, seed=3)
+    assert torch.equal(mine.completion_ids_BT, found["rollouts"].completion_ids_BT)
+    assert torch.equal(mine.entropies_BT, found["rollouts"].entropies_BT)
+
+
+def test_dropping_finished_rows_changes_nothing(policy_of, monkeypatch):
+    policy = policy_of()
+    policy.tokenizer.eos_token_id = 12  # a common token: rows finish all the time
+    settings = {"group_size": 16, "max_new_tokens": 40, "temperature": 2.0, "seed": 1}
+    dropped = sample(policy, PROMPTS, **settings)
+    monkeypatch.setattr(rollout, "_DROP_SHARE", 0)
+    kept = sample(policy, PROMPTS, **settings)
+    assert len(set(dropped.lengths_B.tolist())) > 8
+    assert torch.equal(dropped.completion_ids_BT, kept.completion_ids_BT)
+    assert torch.equal(dropped.mask_BT, kept.mask_BT)
+    for name in ("logprobs_BT", "entropies_BT", "log_collisions_BT", "self_certainties_BT"):
+        assert torch.allclose(getattr(dropped, name), getattr(kept, name), atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_recorded_statistics_equal_a_full_forward_pass(policy_of, family):
+    policy = policy_of(family)
+    made = sample(policy, PROMPTS, group_size=2, max_new_tokens=10, temperature=1.3, top_p=0.9)
+    with torch.no_grad():
+        for b in range(made.B):
+            z = full_logits(policy.model, made, b)
+            logp = z.log_softmax(-1)
+            length = len(z)
+            tokens = made.completion_ids_BT[b, :length]
+            wanted = {
+                "logprobs_BT": logp[range(length), tokens],
+                "entropies_BT": -(logp.exp() * logp).sum(-1),
+                "log_collisions_BT": logp.exp().square().sum(-1).log(),
+                "self_certainties_BT": -logp.mean(-1) - np.log(z.shape[-1]),  # KL(uniform || p)
+            }
+            for name, values in wanted.items():
+                assert torch.allclose(getattr(made, name)[b, :length], values, atol=1e-4), name
+                assert not getattr(made, name)[b, length:].any()
+
+
+def test_without_stats_the_tokens_stay_and_the_series_are_zero(policy_of):
+    policy = policy_of()
+    settings = {"group_size": 2, "max_new_tokens": 5}
+    bare = sample(policy, PROMPTS, stats=False, **settings)
+    assert bare.completions == sample(policy, PROMPTS, **settings).completions
+    assert not bare.logprobs_BT.any()
+
+
+def test_the_trainable_model_itself_can_be_sampled_and_keeps_its_mode(policy_of):
+    policy = policy_of(lora_dropout=0.5)
+    modes = [module.training for module in policy.model.modules()]
+    assert any(modes)
+    settings = {"group_size": 2, "max_new_tokens": 8}
+    slow = sample(policy, PROMPTS, use_sampler=False, **settings)
+    assert [module.training for module in policy.model.modules()] == modes
+    quick = sample(policy, PROMPTS, **settings)
+    assert torch.equal(slow.completion_ids_BT, quick.completion_ids_BT)
+    assert torch.allclose(slow.logprobs_BT, quick.logprobs_BT, atol=1e-4)
+
+
+def test_texts_masks_and_truncation_belong_together(policy_of):
+    policy = policy_of()
+    rows = [{"number": i} for i in range(4)]
+    made = sample(policy, PROMPTS, rows=rows, group_size=8, max_new_tokens=30, temperature=3.0)
+    end = policy.tokenizer.eos_token_id
+    assert made.rows == rows
+    assert (made.P, made.G, made.B) == (4, 8, 32)
+    assert int(made.lengths_B.max()) == made.T
+    assert made.truncated_B.any()
+    assert not made.truncated_B.all()
+    for b, tokens in enumerate(made.completion_ids_BT.tolist()):
+        length = int(made.lengths_B[b])
+        assert made.mask_BT[b].tolist() == [True] * length + [False] * (made.T - length)
+        assert end not in tokens[: length - 1]
+        assert (tokens[length - 1] == end) != bool(made.truncated_B[b])
+        text = policy.tokenizer.decode(tokens[:length], skip_special_tokens=True)
+        assert made.completions[b] == text
+    assert made.texts_of(1) == made.completions[8:16]
+
+
+def test_think_tags_stay_and_other_special_tokens_go(policy_of):
+    policy = policy_of()
+    policy.tokenizer.add_special_tokens({"additional_special_tokens": ["<think>", "</think>"]})
+    ids = policy.tokenizer.encode("<think>1+2</think>3<|user|><|end|>", add_special_tokens=False)
+    assert policy.decode([ids]) == ["<think>1+2</think>3"]
+
+
+def test_select_makes_each_chosen_row_its_own_group(policy_of):
+    policy = policy_of()
+    rows = [{"number": i} for i in range(4)]
+    made = sample(policy, PROMPTS, rows=rows, group_size=3, max_new_tokens=5)
+    part = made.select([7, 2])
+    assert (part.P, part.G, part.B) == (2, 1, 2)
+    assert part.rows == [{"number": 2}, {"number": 0}]
+    assert part.completions == [made.completions[7], made.completions[2]]
+    mine = token_stats(policy, part)[0]
+    assert torch.allclose(mine, token_stats(policy, made, [7, 2])[0], atol=1e-5)
+
+
+def test_impossible_sizes_and_empty_prompts_are_refused(policy_of):
+    policy = policy_of()
+    with pytest.raises(WorkbenchError, match="group_size is 0"):
+        sample(policy, PROMPTS, group_size=0, max_new_tokens=3)
+    with pytest.raises(WorkbenchError, match="prompt is empty"):
+        sample(policy, [], group_size=2, max_new_tokens=3)
+
+
+# --- training -------------------------------------------------------------------------------------
+
+
+def gradients(policy):
+    found = torch.cat([p.grad.flatten() for _, p in policy.trainable()])
+    for _, parameter in policy.trainable():
+        parameter.grad = None
+    return found
+
+
+@pytest.mark.parametrize("part_cost", [0, 10**6])
+@pytest.mark.parametrize(
+    ("family", "quantize"), [*[(f, "none") for f in FAMILIES], ("llama", "nf4")]
+)
+def test_token_stats_equal_the_naive_pass_in_value_and_gradient(
+    policy_of, monkeypatch, family, quantize, part_cost
+):
+    monkeypatch.setitem(rollout._PART_COST, "cpu", part_cost)
+    policy = policy_of(family, quantize)
+    made = sample(policy, PROMPTS, group_size=3, max_new_tokens=12, temperature=2.0)
+    chosen = torch.tensor([11, 0, 4, 5, 1, 10])
+    logprobs, entropies = token_stats(policy, made, chosen)
+    weights = torch.randn(2, *logprobs.shape, generator=torch.Generator().manual_seed(0))
+    (logprobs * weights[0] + entropies * weights[1]).sum().backward()
+    mine = gradients(policy)
+
+    loss = 0.0
+    for place, b in enumerate(chosen.tolist()):
+        logp = full_logits(policy.model, made, b).log_softmax(-1)
+        length = len(logp)
+        wanted = logp[range(length), made.completion_ids_BT[b, :length]]
+        entropy = -(logp.exp() * logp).sum(-1)
+        assert torch.allclose(logprobs[place, :length], wanted, atol=1e-4)
+        assert torch.allclose(entropies[place, :length], entropy, atol=1e-4)
+        assert not logprobs[place, length:].any()
+        loss = loss + (wanted * weights[0, place, :length]).sum()
+        loss = loss + (entropy * weights[1, place, :length]).sum()
+    loss.backward()
+    naive = gradients(policy)
+    assert naive.abs().max() > 0
+    assert (mine - naive).abs().max() < 2e-4 * naive.abs().max()
+
+
+def test_token_stats_of_the_reference_are_the_bases(policy_of, toy_family):
+    from transformers import AutoModelForCausalLM
+
+    policy = policy_of()
+    made = sample(policy, PROMPTS, group_size=2, max_new_tokens=6)
+    with torch.no_grad(), policy.reference():
+        reference = token_stats(policy, made)[0]
+    base = AutoModelForCausalLM.from_pretrained(toy_family("llama"))
+    for b in range(made.B):
+        logp = full_logits(base, made, b).log_softmax(-1)
+        wanted = logp[range(len(logp)), made.completion_ids_BT[b, : len(logp)]]
+        assert torch.allclose(reference[b, : len(logp)], wanted, atol=1e-4)
+    assert not torch.allclose(reference, made.logprobs_BT, atol=1e-2)
+
+
+def test_logprob_and_entropy_have_autograds_gradient(monkeypatch):
+    monkeypatch.setattr("workbench.sampling._CHUNK", 40)  # several chunks
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(9, 17, generator=generator) * 3
+    logits[:, 4] = -200.0  # a token of probability 0 in fp32
+    tokens = torch.randint(0, 4, (9,), generator=generator)
+    weights = torch.randn(2, 9, generator=generator)
+    mine, plain = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    logprob, entropy = logprob_entropy(mine, tokens)
+    logp = plain.log_softmax(-1)
+    wanted = logp[range(9), tokens], -(logp.exp() * logp).sum(-1)
+    (logprob * weights[0] + entropy * weights[1]).sum().backward()
+    (wanted[0] * weights[0] + wanted[1] * weights[1]).sum().backward()
+    assert torch.allclose(logprob, wanted[0], atol=1e-5)
+    assert torch.allclose(entropy, wanted[1], atol=1e-5)
+    assert torch.allclose(mine.grad, plain.grad, atol=1e-5)
+
+
+def test_statistics_by_hand():
+    z = torch.tensor([[0.0, 0.0, 0.0, 0.0], [np.log(3.0), 0.0, -np.inf, -np.inf]])
+    logprob, entropy, collision, certainty = statistics(z, torch.tensor([2, 0]))
+    # Uniform over four; then 3/4 and 1/4, entropy ln 4 - (3/4) ln 3, collision 9/16 + 1/16.
+    assert logprob.tolist() == pytest.approx([-np.log(4), np.log(0.75)])
+    assert entropy.tolist() == pytest.approx([np.log(4), np.log(4) - 0.75 * np.log(3)])
+    assert collision.tolist() == pytest.approx([np.log(0.25), np.log(0.625)])
+    assert certainty[0] == pytest.approx(0.0, abs=1e-6)
+    assert certainty[1] == np.inf
+
+
+def test_mismatch_counts_generated_tokens_only():
+    mask = torch.tensor([[True, True], [True, False]])
+    recorded = torch.tensor([[-1.0, -2.0], [-3.0, 0.0]])
+    made = Rollouts(
+        rows=[{}],
+        prompts=[""],
+        prompt_ids_PL=torch.zeros(1, 1),
+        prompt_mask_PL=torch.ones(1, 1, dtype=torch.bool),
+        completion_ids_BT=torch.zeros(2, 2),
+        mask_BT=mask,
+        logprobs_BT=recorded,
+        entropies_BT=recorded,
+        log_collisions_BT=recorded,
+        self_certainties_BT=recorded,
+        truncated_B=torch.zeros(2, dtype=torch.bool),
+        completions=["", ""],
+        group_size=2,
+        max_new_tokens=2,
+    )
+    mine = torch.tensor([[-1.5, -2.0], [-2.0, 9.0]])
+    assert mismatch(mine, made) == {"mean": 0.5, "max": 1.0}  # gaps 0.5, 0 and 1
+    assert mismatch(mine[1:, :1], made, torch.tensor([1])) == {"mean": 1.0, "max": 1.0}
+
+
+def test_rows_are_cut_by_length_where_it_saves_padding():
+    lengths = np.array([9, 2, 2, 10, 3])
+    # In order 2 2 3 9 10: cutting after the 3 saves 3 * (10 - 3) = 21 tokens of padding.
+    order, parts = by_length(lengths, part_cost=20)
+    assert lengths[order].tolist() == [2, 2, 3, 9, 10]
+    assert parts == [slice(0, 3), slice(3, 5)]
+    assert by_length(lengths, part_cost=21)[1] == [slice(0, 5)]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("quantize", ["none", "nf4", "int8"])
+def test_the_gpu_samples_and_trains_in_bf16(toy_family, quantize):
+    from workbench.models import load_policy
+
+    policy = load_policy(toy_family("llama"), quantize=quantize, lora_rank=4, device="cuda")
+    made = sample(policy, PROMPTS, group_size=4, max_new_tokens=20)
+    logprobs, _ = token_stats(policy, made)
+    logprobs.sum().backward()
+    assert next(policy.sampler().parameters()).dtype == torch.bfloat16
+    assert all(torch.isfinite(p.grad).all() for _, p in policy.trainable())
+    assert mismatch(logprobs, made)["mean"] < 0.1
