@@ -64,21 +64,21 @@ def toy_recipe(toy_world):
 
 # Peaked distributions (a large initializer_range) make wrong positions and masks show in the tokens.
 _SMALL = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
+    "hidden_size": 64,
+    "intermediate_size": 64,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "head_dim": 8,
+    "head_dim": 16,
     "max_position_embeddings": 128,
-    "initializer_range": 0.3,
+    "initializer_range": 0.2,
 }
 _FAMILIES = {
     "llama": {"tie_word_embeddings": True},
     "qwen2": {"tie_word_embeddings": True},
     "qwen3": {"tie_word_embeddings": False},
-    "gemma2": {"sliding_window": 6, "query_pre_attn_scalar": 8},
-    "gemma3_text": {"sliding_window": 6, "query_pre_attn_scalar": 8},
+    "gemma2": {"sliding_window": 6, "query_pre_attn_scalar": 16},
+    "gemma3_text": {"sliding_window": 6, "query_pre_attn_scalar": 16},
 }
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from workbench import models
 from workbench.merging import dequantised
@@ -16,6 +16,12 @@ from workbench.variants import WorkbenchError
 QUANTIZATIONS = ["none", "nf4", "int8"]
 # int8 rounds the activations as well, which the plain copy does not.
 TOLERANCE = {"none": 1e-4, "nf4": 1e-4, "int8": 0.3}
+
+
+@pytest.fixture
+def copied(toy_family, tmp_path):
+    """A copy of a good model folder, to break."""
+    return Path(shutil.copytree(toy_family("llama"), tmp_path / "model"))
 
 
 def logits(model, policy):
@@ -86,6 +92,25 @@ def test_quantisation_costs_the_rounding_of_its_grid(policy_of, quantize, least,
         weight = wanted.get_base_layer().weight
         error = (dequantised(mine.get_base_layer()) - weight).norm() / weight.norm()
         assert least < error < most  # NF4's sixteen levels: about 9 % of a normal weight
+
+
+def test_layers_that_bitsandbytes_would_garble_on_the_cpu_stay_plain(copied):
+    path = copied / "config.json"
+    config = AutoConfig.from_pretrained(path, intermediate_size=80)  # no multiple of 64
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        plain = AutoModelForCausalLM.from_config(config)
+    plain.save_pretrained(copied)
+    policy = load_policy(copied, quantize="nf4", device="cpu")
+    wanted = dict(plain.named_modules())
+    kinds = {}
+    for name, module in policy.model.get_base_model().named_modules():
+        if hasattr(module, "get_base_layer"):
+            base, weight = module.get_base_layer(), wanted[name].weight
+            assert (dequantised(base) - weight).norm() < 0.12 * weight.norm(), name
+            kinds.setdefault(name.split(".")[-1], type(base).__name__)
+    assert kinds.pop("down_proj") == "Linear"
+    assert set(kinds.values()) == {"Linear4bit"}
 
 
 def test_an_evaluation_leaves_the_gradients_of_4_bit_layers_alone(policy_of):
@@ -184,12 +209,6 @@ def test_prompts_are_padded_left_and_keep_their_tokens(policy_of):
 
 
 # --- what is supplied, and what is refused -----------------------------------------------------------
-
-
-@pytest.fixture
-def copied(toy_family, tmp_path):
-    """A copy of a good model folder, to break."""
-    return Path(shutil.copytree(toy_family("llama"), tmp_path / "model"))
 
 
 def test_a_tokenizer_without_template_and_padding_is_made_whole(copied):
