@@ -32,7 +32,7 @@ def demo_recipe(objective: str, steps: int = STEPS, seed: int = 0) -> Recipe:
         steps=steps,
         seed=seed,
         eval_every=max(1, -(-steps // EVALUATIONS)),
-        eval_prompts=64,
+        eval_prompts=48,
         eval_samples=max(KS),
         checkpoint_every=max(1, -(-steps // EVALUATIONS)),
     )

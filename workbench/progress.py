@@ -20,7 +20,8 @@ class Bar:
     """
 
     def __init__(self, steps: int, done: int = 0, show: bool | None = None) -> None:
-        hidden = None if show is None else not show  # tqdm's None: hidden where there is no terminal
+        # tqdm's None: hidden where stderr is no terminal
+        hidden = None if show is None else not show
         self._bar = tqdm(total=steps, initial=done, unit="step", disable=hidden, dynamic_ncols=True)
         self._last: dict[str, int] = {}  # run -> its step, as shown
         self._passed: dict[str, float] = {}  # run -> its last pass@1
