@@ -6,6 +6,7 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+from ipywidgets.widgets import widget
 
 from workbench import plots
 from workbench.panel import curves
@@ -49,6 +50,19 @@ def test_one_drawing_is_one_message(monkeypatch):
     )
     live.draw([("a", make_metrics(5), EVENTS)])
     assert len(sent) == 1
+
+
+def test_the_page_gets_all_traces_with_the_very_first_message(monkeypatch):
+    opened = []
+    create = widget.comm.create_comm
+    monkeypatch.setattr(
+        widget.comm, "create_comm", lambda **options: opened.append(options) or create(**options)
+    )
+    live = curves.LiveCurves()
+    states = [options["data"]["state"] for options in opened]
+    figures = [state for state in states if "_widget_data" in state]
+    assert [len(state["_widget_data"]) for state in figures] == [len(live.figure.data)]
+    assert figures[0]["_widget_layout"]["height"] == plots.HEIGHT
 
 
 def test_a_reloaded_page_gets_the_present_curves():

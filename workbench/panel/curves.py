@@ -65,6 +65,19 @@ class QuietFigure(go.FigureWidget):
     plotly 7.1 raises ValueError on them where a trace holds numpy arrays.
     """
 
+    def __init__(self, figure: go.Figure) -> None:
+        # plotly opens the channel to the page first and sends the traces after; a page that is slow
+        # (seen on a busy machine) then shows an empty plot for good. Here it opens with the traces.
+        self._built = False
+        super().__init__(figure)
+        self._built = True
+        self.open()
+
+    def open(self) -> None:
+        """Open the channel to the page, once everything that it is to hold is there."""
+        if self._built:
+            super().open()
+
     def get_state(self, key: Any = None, drop_defaults: bool = False) -> dict[str, Any]:
         """The state as ipywidgets sends it, with the present traces when all of it is asked for."""
         state = super().get_state(key, drop_defaults)
