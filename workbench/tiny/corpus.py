@@ -4,11 +4,12 @@ Every completion has the form ``<think>steps</think>answer``. Three demonstrator
 
 careful   right and short: the steps of one calculation that is correct, then its answer;
 rambling  hesitates, slips, starts again, and is mostly wrong at the end; longer and less certain;
-guessing  no steps at all; an answer out of habit, mostly wrong, shortest of all and quite certain.
+guessing  no steps at all; an answer out of habit, mostly wrong, and the shortest of all.
 
 The mixture is the dial. Where careful and rambling share the corpus, being certain and being brief
-go with being right, and label-free rewards have something to amplify; where guesses fill it, they
-go with being wrong. The models shipped differ in nothing else.
+go with being right, and label-free rewards have something to amplify. Where guesses fill it, being
+brief goes with being wrong; certainty per token still goes with being right, though more weakly.
+The models shipped differ in nothing else; their cards have the correlations as measured.
 """
 
 from __future__ import annotations
