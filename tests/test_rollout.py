@@ -8,7 +8,8 @@ import torch
 from transformers import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from workbench import rollout
-from workbench.rollout import Rollouts, by_length, mismatch, sample, token_stats
+from workbench.packing import pack
+from workbench.rollout import Rollouts, mismatch, sample, token_stats
 from workbench.sampling import draw, filter_logits, logprob_entropy, statistics
 from workbench.variants import WorkbenchError
 
@@ -264,14 +265,15 @@ def gradients(policy):
     return found
 
 
-@pytest.mark.parametrize("part_cost", [0, 10**6])
+@pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize(
     ("family", "quantize"), [*[(f, "none") for f in FAMILIES], ("llama", "nf4")]
 )
 def test_token_stats_equal_the_naive_pass_in_value_and_gradient(
-    policy_of, monkeypatch, family, quantize, part_cost
+    policy_of, monkeypatch, family, quantize, packed
 ):
-    monkeypatch.setitem(rollout._PART_COST, "cpu", part_cost)
+    if not packed:
+        monkeypatch.setattr(rollout, "can_pack", lambda model: False)
     policy = policy_of(family, quantize)
     made = sample(policy, PROMPTS, group_size=3, max_new_tokens=12, temperature=2.0)
     chosen = torch.tensor([11, 0, 4, 5, 1, 10])
@@ -317,12 +319,13 @@ def test_logprob_and_entropy_have_autograds_gradient(monkeypatch):
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(9, 17, generator=generator) * 3
     logits[:, 4] = -200.0  # a token of probability 0 in fp32
-    tokens = torch.randint(0, 4, (9,), generator=generator)
-    weights = torch.randn(2, 9, generator=generator)
+    contexts = torch.randint(0, 9, (30,), generator=generator)  # shared, some with the same token
+    tokens = torch.randint(0, 3, (30,), generator=generator)
+    weights = torch.randn(2, 30, generator=generator)
     mine, plain = logits.clone().requires_grad_(), logits.clone().requires_grad_()
-    logprob, entropy = logprob_entropy(mine, tokens)
+    logprob, entropy = logprob_entropy(mine, contexts, tokens)
     logp = plain.log_softmax(-1)
-    wanted = logp[range(9), tokens], -(logp.exp() * logp).sum(-1)
+    wanted = logp[contexts, tokens], -(logp.exp() * logp).sum(-1)[contexts]
     (logprob * weights[0] + entropy * weights[1]).sum().backward()
     (wanted[0] * weights[0] + wanted[1] * weights[1]).sum().backward()
     assert torch.allclose(logprob, wanted[0], atol=1e-5)
@@ -365,13 +368,18 @@ def test_mismatch_counts_generated_tokens_only():
     assert mismatch(mine[1:, :1], made, torch.tensor([1])) == {"mean": 1.0, "max": 1.0}
 
 
-def test_rows_are_cut_by_length_where_it_saves_padding():
-    lengths = np.array([9, 2, 2, 10, 3])
-    # In order 2 2 3 9 10: cutting after the 3 saves 3 * (10 - 3) = 21 tokens of padding.
-    order, parts = by_length(lengths, part_cost=20)
-    assert lengths[order].tolist() == [2, 2, 3, 9, 10]
-    assert parts == [slice(0, 3), slice(3, 5)]
-    assert by_length(lengths, part_cost=21)[1] == [slice(0, 5)]
+def test_packing_keeps_each_distinct_prefix_once():
+    prompt_ids = torch.tensor([[0, 7], [8, 9]])
+    prompt_mask = torch.tensor([[False, True], [True, True]])
+    ids = torch.tensor([[5, 6, 2], [5, 6, 4], [5, 3, 0], [5, 6, 2]])
+    packing = pack(
+        prompt_ids, prompt_mask, torch.tensor([0, 0, 0, 1]), ids, torch.tensor([3, 3, 2, 3])
+    )
+    # Prompts 7 and 8 9; then, as inputs: 5 after either prompt, 5 6 after either. The 3 is a last token.
+    assert packing.ids_U.tolist() == [7, 8, 9, 5, 5, 6, 6]
+    assert packing.positions_U.tolist() == [0, 0, 1, 1, 2, 2, 3]
+    assert packing.keep_C.tolist() == [0, 2, 3, 4, 5, 6]
+    assert packing.context_NT.tolist() == [[0, 2, 4], [0, 2, 4], [0, 2, 0], [1, 3, 5]]
 
 
 @pytest.mark.gpu

@@ -120,7 +120,8 @@ def completion_logits(
 ) -> Tensor:
     """Logits (N, Q, V) after each of `inputs_NQ`, which continue the prompts `owners_N`.
 
-    Gradients flow through the shared keys and values back into the prompts.
+    For models whose attention cannot be packed. Gradients flow through the shared keys and values
+    back into the prompts.
     """
     layers = []
     for shared in prompt.layers:
@@ -129,6 +130,8 @@ def completion_logits(
         layer.keys, layer.values = shared.keys[owners_N], shared.values[owners_N]
         layers.append(layer)
     queries = inputs_NQ.shape[1]
+    if queries == 0:
+        return prompt.layers[0].keys.new_empty(len(inputs_NQ), 0, model.config.vocab_size)
     mask_NL = mask_PL[owners_N]
     return model(
         inputs_NQ,

@@ -6,7 +6,8 @@
        generator, one for each row and step: nothing else that draws or runs changes the result.
     3. Log-prob, entropy, log collision and self-certainty are recorded while sampling.
     4. Finished rows leave the batch: a row from its end takes their place in the cache.
-    5. Training runs rows of like length together, and only completion positions give logits.
+    5. While training, prefixes that completions share are run once, and nothing is padded (`packing`);
+       only completion positions give logits.
 
 Shapes: P prompts, G completions each, B = P*G rows (row b answers prompt b // G), L prompt tokens
 (padded left), T completion tokens (padded right), N chosen rows, R rows still in the batch, V vocabulary.
@@ -20,11 +21,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from workbench.cache import GroupCache, completion_logits, prefill
+from workbench.packing import can_pack, context_logits, pack
 from workbench.sampling import draw, filter_logits, logprob_entropy, statistics
 from workbench.variants import WorkbenchError
 
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 Messages = Sequence[dict[str, str]]
 _DRAWS = 64  # steps whose uniforms are drawn at once
 _DROP_SHARE = 16  # finished rows leave once they are one in so many
-# Tokens that one more forward and backward pass costs about as much as, while training.
-_PART_COST = {"cpu": 256, "cuda": 2048}
 
 
 @dataclass(frozen=True)
@@ -255,36 +254,26 @@ def token_stats(
     Both are fp32, at temperature 1, (N, longest of the chosen rows) and 0 where masked; N is all rows
     without `indices`. Inside `policy.reference()` they are the base's.
     """
-    every = torch.arange(rollouts.B) if indices is None else torch.as_tensor(indices)
-    every = every.to(rollouts.mask_BT.device)
-    prompts_P, owners_N = torch.unique(every // rollouts.G, return_inverse=True)
+    device = rollouts.mask_BT.device
+    rows_N = torch.arange(rollouts.B) if indices is None else torch.as_tensor(indices)
+    rows_N = rows_N.to(device)
+    prompts_P, owners_N = torch.unique(rows_N // rollouts.G, return_inverse=True)
     ids_PL, mask_PL = rollouts.prompt_ids_PL[prompts_P], rollouts.prompt_mask_PL[prompts_P]
-    widest = int(mask_PL.sum(1).max())
-    ids_PL, mask_PL = ids_PL[:, -widest:], mask_PL[:, -widest:]
-    logits_PV, prompt_cache = prefill(policy.model, ids_PL, mask_PL)
-
-    lengths_N = rollouts.lengths_B[every]
+    lengths_N = rollouts.lengths_B[rows_N]
     longest = int(lengths_N.max())
-    order_N, parts = by_length(lengths_N.cpu().numpy(), _PART_COST[rollouts.mask_BT.device.type])
-    found: list[tuple[Tensor, Tensor]] = []
-    for part in parts:
-        chosen = torch.from_numpy(order_N[part]).to(every.device)
-        width = int(lengths_N[chosen].max())
-        targets_NT = rollouts.completion_ids_BT[every[chosen], :width]
-        logits_NTV = logits_PV[owners_N[chosen], None]
-        if width > 1:
-            rest = completion_logits(
-                policy.model, prompt_cache, mask_PL, owners_N[chosen], targets_NT[:, :-1]
-            )
-            logits_NTV = torch.cat((logits_NTV, rest), 1)
-        values = logprob_entropy(logits_NTV.flatten(0, 1), targets_NT.flatten())
-        pad = (0, longest - width)
-        found.append(tuple(nn.functional.pad(v.view_as(targets_NT), pad) for v in values))
-    place_N = torch.from_numpy(np.argsort(order_N)).to(every.device)
-    mask_NT = rollouts.mask_BT[every, :longest]
-    logprobs_NT, entropies_NT = (
-        torch.cat(rows)[place_N].masked_fill(~mask_NT, 0.0) for rows in zip(*found, strict=True)
-    )
+    tokens_NT = rollouts.completion_ids_BT[rows_N, :longest]
+    mask_NT = rollouts.mask_BT[rows_N, :longest]
+    if can_pack(policy.model):
+        packing = pack(ids_PL, mask_PL, owners_N, tokens_NT, lengths_N)
+        logits_CV, context_NT = context_logits(policy.model, packing), packing.context_NT
+    else:
+        logits_PV, cache = prefill(policy.model, ids_PL, mask_PL)
+        rest = completion_logits(policy.model, cache, mask_PL, owners_N, tokens_NT[:, :-1])
+        logits_CV = torch.cat((logits_PV[owners_N, None], rest), 1).flatten(0, 1)
+        context_NT = torch.arange(len(logits_CV), device=device).view_as(tokens_NT)
+    found = logprob_entropy(logits_CV, context_NT[mask_NT], tokens_NT[mask_NT])
+    empty_NT = torch.zeros(tokens_NT.shape, device=device)
+    logprobs_NT, entropies_NT = (empty_NT.masked_scatter(mask_NT, part) for part in found)
     return logprobs_NT, entropies_NT
 
 
@@ -300,22 +289,6 @@ def mismatch(
     gap_NT = (logprobs_NT.detach() - rollouts.logprobs_BT[every, :width]).abs()
     gaps = gap_NT[rollouts.mask_BT[every, :width]]
     return {"mean": float(gaps.mean()), "max": float(gaps.max())}
-
-
-def by_length(lengths: np.ndarray, part_cost: int) -> tuple[np.ndarray, list[slice]]:
-    """Rows by length, cut where that saves more tokens of padding than `part_cost`."""
-    order = np.argsort(lengths, kind="stable")
-    ordered = lengths[order]
-
-    def cut(start: int, end: int) -> list[slice]:
-        counts = np.arange(1, end - start)
-        saved = counts * (ordered[end - 1] - ordered[start : end - 1])
-        if len(saved) == 0 or saved.max() <= part_cost:
-            return [slice(start, end)]
-        middle = start + 1 + int(saved.argmax())
-        return cut(start, middle) + cut(middle, end)
-
-    return order, cut(0, len(ordered))
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """From logits to a token and its statistics: filters, the draw, log-probs with their gradient.
 
 Statistics are of the full distribution at temperature 1 and in fp32, whatever the sampling settings.
-N rows of logits, V vocabulary.
+N rows of logits, V vocabulary; C contexts and M tokens, each after one of them.
 """
 
 from __future__ import annotations
@@ -77,51 +77,58 @@ def statistics(logits_NV: Tensor, tokens_N: Tensor) -> tuple[Tensor, Tensor, Ten
     return tuple(torch.cat(column) for column in zip(*parts, strict=True))  # type: ignore[return-value]
 
 
-def logprob_entropy(logits_NV: Tensor, tokens_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-prob of each token and entropy, fp32 (N,), with gradient to `logits_NV`.
+def logprob_entropy(
+    logits_CV: Tensor, contexts_M: Tensor, tokens_M: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Log-prob of each token after its context and the context's entropy, fp32 (M,), with gradient.
 
-    The backward pass recomputes the probabilities: autograd would keep four fp32 copies of [N, V].
+    The backward pass recomputes the probabilities: autograd would keep four fp32 copies of [C, V].
     """
-    return _LogprobEntropy.apply(logits_NV, tokens_N)
+    return _LogprobEntropy.apply(logits_CV, contexts_M, tokens_M)
 
 
 class _LogprobEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits_NV: Tensor, tokens_N: Tensor) -> tuple[Tensor, Tensor]:
-        logprobs, entropies, normalisers = [], [], []
-        for logits, tokens in _chunks(logits_NV, tokens_N):
-            z = logits.float()
-            normaliser = z.logsumexp(-1)
-            logprobs.append(z.gather(1, tokens[:, None]).squeeze(1) - normaliser)
-            entropies.append(torch.special.entr((z - normaliser[:, None]).exp_()).sum(-1))
-            normalisers.append(normaliser)
-        entropies_N = torch.cat(entropies)
-        ctx.save_for_backward(logits_NV, tokens_N, torch.cat(normalisers), entropies_N)
-        ctx.set_materialize_grads(False)
-        return torch.cat(logprobs), entropies_N.clone()
+    def forward(
+        ctx: Any, logits_CV: Tensor, contexts_M: Tensor, tokens_M: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        normalisers, entropies = [], []
+        for part in _slices(logits_CV):
+            z = logits_CV[part].float()
+            normalisers.append(z.logsumexp(-1))
+            p = (z - normalisers[-1][:, None]).exp_()
+            entropies.append(torch.special.entr(p).sum(-1))
+        normalisers_C, entropies_C = torch.cat(normalisers), torch.cat(entropies)
+        ctx.save_for_backward(logits_CV, contexts_M, tokens_M, normalisers_C, entropies_C)
+        logprobs_M = logits_CV[contexts_M, tokens_M].float() - normalisers_C[contexts_M]
+        return logprobs_M, entropies_C[contexts_M]
 
     @staticmethod
     @once_differentiable
     def backward(
-        ctx: Any, grad_logprobs_N: Tensor | None, grad_entropies_N: Tensor | None
-    ) -> tuple[Tensor, None]:
+        ctx: Any, grad_logprobs_M: Tensor, grad_entropies_M: Tensor
+    ) -> tuple[Tensor, None, None]:
         """d log p_a / dz_j = [j = a] - p_j, and dH / dz_j = -p_j (log p_j + H)."""
-        logits_NV, tokens_N, normalisers_N, entropies_N = ctx.saved_tensors
-        grad_NV = torch.empty_like(logits_NV)
-        for part in _slices(logits_NV):
-            logp = logits_NV[part].float() - normalisers_N[part, None]
-            p = logp.exp()
-            grad = torch.zeros_like(p)
-            if grad_logprobs_N is not None:
-                weight = grad_logprobs_N[part, None]
-                grad.addcmul_(p, weight, value=-1)
-                grad.scatter_add_(1, tokens_N[part, None], weight)
-            if grad_entropies_N is not None:
-                # log p is -inf where p is 0, and the product must be 0 there.
-                slope = torch.special.entr(p) - p * entropies_N[part, None]
-                grad.addcmul_(slope, grad_entropies_N[part, None])
-            grad_NV[part] = grad
-        return grad_NV, None
+        logits_CV, contexts_M, tokens_M, normalisers_C, entropies_C = ctx.saved_tensors
+        by_logprob_C = torch.zeros_like(normalisers_C).index_add_(0, contexts_M, grad_logprobs_M)
+        by_entropy_C = torch.zeros_like(normalisers_C).index_add_(0, contexts_M, grad_entropies_M)
+        grad_CV = torch.empty_like(logits_CV)
+        for part in _slices(logits_CV):
+            p = (logits_CV[part].float() - normalisers_C[part, None]).exp_()
+            # entr(p) is -p log p, and 0 where p is 0.
+            slope = torch.special.entr(p).addcmul_(p, entropies_C[part, None], value=-1)
+            grad_CV[part] = slope.mul_(by_entropy_C[part, None]).addcmul_(
+                p, by_logprob_C[part, None], value=-1
+            )
+        # Rows that share context and token are summed in fp32 before they meet a bf16 gradient.
+        pairs, number_M = torch.unique(
+            contexts_M * logits_CV.shape[1] + tokens_M, return_inverse=True
+        )
+        sums = torch.zeros(len(pairs), device=pairs.device)
+        sums.index_add_(0, number_M, grad_logprobs_M)
+        flat = grad_CV.view(-1)
+        flat[pairs] = (flat[pairs] + sums).to(flat.dtype)
+        return grad_CV, None, None
 
 
 def _slices(logits_NV: Tensor) -> list[slice]:
