@@ -8,6 +8,7 @@ import torch
 from transformers import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from workbench import rollout
+from workbench.cache import PrefixCache
 from workbench.packing import pack
 from workbench.rollout import Rollouts, mismatch, sample, token_stats
 from workbench.sampling import draw, filter_logits, logprob_entropy, statistics
@@ -120,7 +121,7 @@ def test_draw_inverts_the_cumulative_distribution():
     logits = torch.tensor([0.0, 0.1, 0.2, 0.3, 0.4, 0.0]).log().expand(6, 6)
     uniforms = torch.tensor([0.0, 0.05, 0.15, 0.45, 0.65, 1 - 2**-53], dtype=torch.float64)
     # Cumulative: 0, .1, .3, .6, 1, 1; tokens of probability 0 are never drawn, not even at 0.
-    assert draw(logits, uniforms).tolist() == [1, 1, 2, 3, 4, 4]
+    assert draw(logits, torch.arange(6), uniforms).tolist() == [1, 1, 2, 3, 4, 4]
 
 
 def test_same_seed_same_rollouts_whatever_the_global_generator_does(policy_of):
@@ -153,18 +154,34 @@ def test_a_worker_thread_draws_the_same(policy_of):
     assert torch.equal(mine.entropies_BT, found["rollouts"].entropies_BT)
 
 
-def test_dropping_finished_rows_changes_nothing(policy_of, monkeypatch):
+def test_prefixes_that_part_and_rows_that_finish_keep_their_own_past(policy_of):
     policy = policy_of()
     policy.tokenizer.eos_token_id = 12  # a common token: rows finish all the time
-    settings = {"group_size": 16, "max_new_tokens": 40, "temperature": 2.0, "seed": 1}
-    dropped = sample(policy, PROMPTS, **settings)
-    monkeypatch.setattr(rollout, "_DROP_SHARE", 0)
-    kept = sample(policy, PROMPTS, **settings)
-    assert len(set(dropped.lengths_B.tolist())) > 8
-    assert torch.equal(dropped.completion_ids_BT, kept.completion_ids_BT)
-    assert torch.equal(dropped.mask_BT, kept.mask_BT)
-    for name in ("logprobs_BT", "entropies_BT", "log_collisions_BT", "self_certainties_BT"):
-        assert torch.allclose(getattr(dropped, name), getattr(kept, name), atol=1e-5)
+    made = sample(policy, PROMPTS, group_size=24, max_new_tokens=40, temperature=1.5, seed=1)
+    lengths = made.lengths_B.tolist()
+    assert len(set(lengths)) > 8
+    begun = [made.completion_ids_BT[:, :k].unique(dim=0).shape[0] for k in (1, 2, 4)]
+    assert begun[0] < begun[1] < begun[2] < made.B  # completions begin alike, then part
+    for b in range(made.B):
+        logp = full_logits(policy.model, made, b).log_softmax(-1)
+        wanted = logp[range(lengths[b]), made.completion_ids_BT[b, : lengths[b]]]
+        assert torch.allclose(made.logprobs_BT[b, : lengths[b]], wanted, atol=1e-4)
+
+
+def test_each_distinct_prefix_is_run_once(policy_of, monkeypatch):
+    policy = policy_of()
+    run = []
+    step = PrefixCache.step
+
+    def count(self, parents, tokens):
+        run.append(len(tokens))
+        return step(self, parents, tokens)
+
+    monkeypatch.setattr(PrefixCache, "step", count)
+    made = sample(policy, PROMPTS, group_size=8, max_new_tokens=6, seed=4)
+    rows = zip(made.completion_ids_BT.tolist(), made.lengths_B.tolist(), strict=True)
+    prefixes = {(b // 8, *tokens[:k]) for b, (tokens, n) in enumerate(rows) for k in range(1, n)}
+    assert sum(run) == len(prefixes) < made.B * 5
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -335,7 +352,9 @@ def test_logprob_and_entropy_have_autograds_gradient(monkeypatch):
 
 def test_statistics_by_hand():
     z = torch.tensor([[0.0, 0.0, 0.0, 0.0], [np.log(3.0), 0.0, -np.inf, -np.inf]])
-    logprob, entropy, collision, certainty = statistics(z, torch.tensor([2, 0]))
+    found = statistics(z, torch.tensor([0, 1, 1]), torch.tensor([2, 0, 1]))
+    assert found[0, 2] == pytest.approx(np.log(0.25))
+    logprob, entropy, collision, certainty = found[:, :2]
     # Uniform over four; then 3/4 and 1/4, entropy ln 4 - (3/4) ln 3, collision 9/16 + 1/16.
     assert logprob.tolist() == pytest.approx([-np.log(4), np.log(0.75)])
     assert entropy.tolist() == pytest.approx([np.log(4), np.log(4) - 0.75 * np.log(3)])

@@ -1,6 +1,7 @@
-"""Keys and values: a prompt is run once, and its group reads it, while sampling and while training.
+"""Keys and values: a prefix is run once, and every completion that begins with it reads it.
 
-P prompts, L prompt tokens (padded left), N or R rows, S keys seen, Q queries.
+P prompts, L prompt tokens (padded left), N rows, Q queries; while sampling, R distinct prefixes, of which
+each has its row in the cache, and K those of the next step.
 """
 
 from __future__ import annotations
@@ -14,23 +15,22 @@ from transformers.cache_utils import DynamicLayer
 
 
 class RoomyLayer(DynamicLayer):
-    """One layer's keys and values with spare room, so that a step copies one token only.
+    """One layer's keys and values with spare rows and spare room, so that a step copies little.
 
     The room grows with the completions: little and dense memory is also the quickest to read.
     """
 
-    def __init__(self, prompt: DynamicLayer, group_size: int) -> None:
+    def __init__(self, prompt: DynamicLayer, most_rows: int) -> None:
         super().__init__()
         self.lazy_initialization(prompt.keys, prompt.values)
-        self.filled = prompt.keys.shape[2]
-        self.keys = self._roomy(prompt.keys.repeat_interleave(group_size, 0))
-        self.values = self._roomy(prompt.values.repeat_interleave(group_size, 0))
+        self.rows, _, self.filled, _ = prompt.keys.shape
+        self.keys = self._roomy(prompt.keys, most_rows)
+        self.values = self._roomy(prompt.values, most_rows)
 
-    def _roomy(self, tensor: Tensor) -> Tensor:
-        rows, heads, _, size = tensor.shape
-        room = self.filled + max(16, self.filled // 4)
-        buffer = tensor.new_empty(rows, heads, room, size)
-        buffer[:, :, : self.filled] = tensor[:, :, : self.filled]
+    def _roomy(self, tensor: Tensor, rows: int) -> Tensor:
+        room = self.filled + max(32, self.filled // 4)
+        buffer = tensor.new_empty(rows, tensor.shape[1], room, tensor.shape[3])
+        buffer[: self.rows, :, : self.filled] = tensor[: self.rows, :, : self.filled]
         return buffer
 
     def update(
@@ -38,40 +38,47 @@ class RoomyLayer(DynamicLayer):
     ) -> tuple[Tensor, Tensor]:
         """Append the keys and values of one new token; return all so far."""
         if self.filled == self.keys.shape[2]:
-            self.keys, self.values = self._roomy(self.keys), self._roomy(self.values)
+            self.keys = self._roomy(self.keys, len(self.keys))
+            self.values = self._roomy(self.values, len(self.values))
         end = self.filled + 1
-        self.keys[:, :, self.filled : end] = key_states
-        self.values[:, :, self.filled : end] = value_states
+        self.keys[: self.rows, :, self.filled : end] = key_states
+        self.values[: self.rows, :, self.filled : end] = value_states
         self.filled = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
+        return self.keys[: self.rows, :, :end], self.values[: self.rows, :, :end]
 
     def get_seq_length(self) -> int:
         """Tokens stored so far, the prompt's included."""
         return self.filled
 
-    def compact(self, sources: Tensor, targets: Tensor, rows: int) -> None:
-        """Move rows `sources` to `targets` and cut the batch to its first `rows` rows."""
-        for tensor in (self.keys, self.values):
-            tensor[targets, :, : self.filled] = tensor[sources, :, : self.filled]
-        self.keys, self.values = self.keys[:rows], self.values[:rows]
+    def arrange(self, sources: Tensor, targets: Tensor, rows: int) -> None:
+        """Copy rows `sources` to `targets` and let the batch be the first `rows` rows."""
+        if len(sources):
+            for tensor in (self.keys, self.values):
+                tensor[targets, :, : self.filled] = tensor[sources, :, : self.filled]
+        self.rows = rows
 
 
-class GroupCache:
-    """The rows being decoded: their keys and values, their prompts' padding and their positions."""
+class PrefixCache:
+    """The distinct prefixes being continued, one row each; it starts with the prompts."""
 
     def __init__(
-        self, model: nn.Module, prompt: DynamicCache, mask_PL: Tensor, group_size: int
+        self, model: nn.Module, prompt: DynamicCache, mask_PL: Tensor, most_rows: int
     ) -> None:
         self.model = model
-        self.layers = [RoomyLayer(layer, group_size) for layer in prompt.layers]
+        self.layers = [RoomyLayer(layer, most_rows) for layer in prompt.layers]
         self.cache = Cache(layers=self.layers)
         # Without padding a single query sees every key, and no mask at all is the fastest mask.
         self.padded = not bool(mask_PL.all())
-        self.mask_RL = mask_PL.repeat_interleave(group_size, 0)
-        self.positions_R1 = self.mask_RL.sum(1, keepdim=True)
+        self.mask_RL = mask_PL
+        self.positions_R1 = mask_PL.sum(1, keepdim=True)
 
-    def step(self, tokens_R: Tensor) -> Tensor:
-        """Feed one token to every row; the next token's logits (R, V)."""
+    def step(self, parents_K: Tensor, tokens_K: Tensor) -> tuple[Tensor, Tensor]:
+        """Continue row `parents_K[k]` by `tokens_K[k]`, for each k; parents in ascending order.
+
+        Returns the rows at which these prefixes now stand (K), and the next logits (R = K, V) by row.
+        """
+        place_K = self._split(parents_K)
+        tokens_R = torch.empty_like(tokens_K).index_copy_(0, place_K, tokens_K)
         seen = self.layers[0].filled + 1
         mask_RS = nn.functional.pad(self.mask_RL, (0, seen - self.mask_RL.shape[1]), value=True)
         output = self.model(
@@ -82,22 +89,28 @@ class GroupCache:
             use_cache=True,
         )
         self.positions_R1 = self.positions_R1 + 1
-        return output.logits[:, -1]
+        return place_K, output.logits[:, -1]
 
-    def drop(self, done_R: Tensor) -> Tensor:
-        """Leave out the rows that are done; returns, for each place, the row that now sits there.
+    def _split(self, parents_K: Tensor) -> Tensor:
+        """Give every prefix a row that holds its parent's keys and values.
 
-        Rows from the end fill the gaps, so only as many rows are copied as have finished.
+        A parent's first child takes its row over; only the others are copied, into rows whose
+        completions have all finished or behind the end. Rows beyond the new number move forward.
         """
-        rows = len(done_R) - int(done_R.sum())
-        targets = done_R[:rows].nonzero().squeeze(1)
-        sources = rows + (~done_R[rows:]).nonzero().squeeze(1)
+        rows = len(parents_K)
+        first_K = torch.ones_like(parents_K, dtype=torch.bool)
+        first_K[1:] = parents_K[1:] != parents_K[:-1]
+        stays_K = first_K & (parents_K < rows)
+        free_R = torch.ones_like(stays_K)
+        free_R[parents_K[stays_K]] = False
+        targets, sources = free_R.nonzero().squeeze(1), parents_K[~stays_K]
         for layer in self.layers:
-            layer.compact(sources, targets, rows)
-        order_R = torch.arange(rows, device=done_R.device)
-        order_R[targets] = sources
-        self.positions_R1, self.mask_RL = self.positions_R1[order_R], self.mask_RL[order_R]
-        return order_R
+            layer.arrange(sources, targets, rows)
+        place_K = parents_K.clone()
+        place_K[~stays_K] = targets
+        parents_R = torch.empty_like(parents_K).index_copy_(0, place_K, parents_K)
+        self.positions_R1, self.mask_RL = self.positions_R1[parents_R], self.mask_RL[parents_R]
+        return place_K
 
 
 def prefill(model: nn.Module, ids_PL: Tensor, mask_PL: Tensor) -> tuple[Tensor, DynamicCache]:

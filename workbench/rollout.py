@@ -1,16 +1,16 @@
 """sample(): prompts -> Rollouts, and token_stats(): their log-probs and entropies with gradient.
 
-    1. Every prompt is run once; its group shares its keys and values, both while sampling and (with
-       gradient) while training.
+    1. Every distinct prefix is run once, prompts first: completions that have begun alike share its
+       keys and values and part where their tokens do, while sampling (`cache`) and, with gradient,
+       while training (`packing`).
     2. Tokens are drawn by inverting the cumulative distribution at uniforms from the call's own
-       generator, one for each row and step: nothing else that draws or runs changes the result.
+       generator, one for each completion and step: nothing else that draws or runs changes the result.
     3. Log-prob, entropy, log collision and self-certainty are recorded while sampling.
-    4. Finished rows leave the batch: a row from its end takes their place in the cache.
-    5. While training, prefixes that completions share are run once, and nothing is padded (`packing`);
-       only completion positions give logits.
+    4. Finished completions leave the batch.
 
 Shapes: P prompts, G completions each, B = P*G rows (row b answers prompt b // G), L prompt tokens
-(padded left), T completion tokens (padded right), N chosen rows, R rows still in the batch, V vocabulary.
+(padded left), T completion tokens (padded right), N chosen rows, A rows still being sampled (alive), R
+distinct prefixes, C contexts of a token, V vocabulary.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from workbench.cache import GroupCache, completion_logits, prefill
+from workbench.cache import PrefixCache, completion_logits, prefill
 from workbench.packing import can_pack, context_logits, pack
 from workbench.sampling import draw, filter_logits, logprob_entropy, statistics
 from workbench.variants import WorkbenchError
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 Messages = Sequence[dict[str, str]]
 _DRAWS = 64  # steps whose uniforms are drawn at once
-_DROP_SHARE = 16  # finished rows leave once they are one in so many
 
 
 @dataclass(frozen=True)
@@ -123,15 +122,6 @@ class _Recorded:
             torch.zeros(4, rows, steps, device=device),
         )
 
-    def put(
-        self, row_R: Tensor, step: int, tokens_R: Tensor, mask_R: Tensor, logits_RV: Tensor | None
-    ) -> None:
-        """Write column `step` of the rows in the batch; with `logits_RV` also the statistics."""
-        self.tokens_BT[row_R, step] = tokens_R
-        self.mask_BT[row_R, step] = mask_R
-        if logits_RV is not None:
-            self.statistics_4BT[:, row_R, step] = torch.stack(statistics(logits_RV, tokens_R))
-
 
 @torch.no_grad()
 def sample(
@@ -213,37 +203,34 @@ def _decode(
     """The sampling loop."""
     device, rows = ids_PL.device, len(ids_PL) * group_size
     recorded = _Recorded.empty(rows, max_new_tokens, device)
-    logits_PV, prompt_cache = prefill(model, ids_PL, mask_PL)
-    logits_RV = logits_PV.repeat_interleave(group_size, 0)
-    cache = GroupCache(model, prompt_cache, mask_PL, group_size)
-    row_R = torch.arange(rows, device=device)  # which row sits at each place of the batch
-    done_R = torch.zeros(rows, dtype=torch.bool, device=device)
-    # Asking a GPU for a number empties its queue, so there it is asked less often.
-    check_every = 1 if device.type == "cpu" else 8
+    logits_RV, prompt_cache = prefill(model, ids_PL, mask_PL)
+    cache = PrefixCache(model, prompt_cache, mask_PL, rows)
+    alive_A = torch.arange(rows, device=device)
+    prefix_A = alive_A // group_size  # at first a completion's prefix is its prompt
     for step in range(max_new_tokens):
         if step % _DRAWS == 0:
             uniforms = torch.rand(_DRAWS, rows, generator=generator, dtype=torch.float64).to(device)
-        tokens_R = _choose(logits_RV, uniforms[step % _DRAWS, row_R], **settings)
-        recorded.put(row_R, step, tokens_R, ~done_R, logits_RV if stats else None)
-        done_R = done_R | torch.isin(tokens_R, stop_ids)
-        if step + 1 == max_new_tokens:
+        tokens_A = _choose(logits_RV, prefix_A, uniforms[step % _DRAWS, alive_A], **settings)
+        recorded.tokens_BT[alive_A, step] = tokens_A
+        recorded.mask_BT[alive_A, step] = True
+        if stats:
+            recorded.statistics_4BT[:, alive_A, step] = statistics(logits_RV, prefix_A, tokens_A)
+        going_A = ~torch.isin(tokens_A, stop_ids)
+        alive_A, prefix_A, tokens_A = alive_A[going_A], prefix_A[going_A], tokens_A[going_A]
+        if step + 1 == max_new_tokens or len(alive_A) == 0:
             break
-        if step % check_every == 0:
-            finished = int(done_R.sum())
-            if finished == len(done_R):
-                break
-            if finished * _DROP_SHARE >= len(done_R):
-                order_R = cache.drop(done_R)
-                row_R, tokens_R, done_R = row_R[order_R], tokens_R[order_R], done_R[order_R]
-        logits_RV = cache.step(tokens_R)
+        size = logits_RV.shape[1]
+        pairs_K, number_A = torch.unique(prefix_A * size + tokens_A, return_inverse=True)
+        place_K, logits_RV = cache.step(pairs_K // size, pairs_K % size)
+        prefix_A = place_K[number_A]
     return recorded
 
 
-def _choose(logits_RV: Tensor, uniforms_R: Tensor, **settings: Any) -> Tensor:
-    """The next token of each row."""
+def _choose(logits_RV: Tensor, prefix_A: Tensor, uniforms_A: Tensor, **settings: Any) -> Tensor:
+    """The next token of each completion."""
     if settings["temperature"] == 0:
-        return logits_RV.argmax(-1)
-    return draw(filter_logits(logits_RV, **settings), uniforms_R)
+        return logits_RV.argmax(-1)[prefix_A]
+    return draw(filter_logits(logits_RV, **settings), prefix_A, uniforms_A)
 
 
 def token_stats(

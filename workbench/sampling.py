@@ -43,38 +43,35 @@ def filter_logits(
     return logits_NV
 
 
-def draw(logits_NV: Tensor, uniforms_N: Tensor) -> Tensor:
-    """One token a row, (N,), by inverting the cumulative distribution at `uniforms_N` in [0, 1).
+def draw(logits_CV: Tensor, contexts_M: Tensor, uniforms_M: Tensor) -> Tensor:
+    """One token after each context, (M,), by inverting its cumulative distribution at `uniforms_M`.
 
     In fp64, since fp32 sums over a large vocabulary would starve its unlikely tokens.
     """
-    cumulative_NV = logits_NV.softmax(-1).double().cumsum(-1)
-    targets_N1 = uniforms_N[:, None] * cumulative_NV[:, -1:]
-    tokens_N1 = torch.searchsorted(cumulative_NV, targets_N1, right=True)
-    return tokens_N1.squeeze(1).clamp_(max=logits_NV.shape[-1] - 1)
+    cumulative_CV = logits_CV.softmax(-1).double().cumsum(-1)
+    cumulative_MV = cumulative_CV[contexts_M]
+    targets_M1 = uniforms_M[:, None] * cumulative_MV[:, -1:]
+    tokens_M1 = torch.searchsorted(cumulative_MV, targets_M1, right=True)
+    return tokens_M1.squeeze(1).clamp_(max=logits_CV.shape[-1] - 1)
 
 
-def statistics(logits_NV: Tensor, tokens_N: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Log-prob of each token, entropy, log collision and self-certainty, each (N,).
+def statistics(logits_CV: Tensor, contexts_M: Tensor, tokens_M: Tensor) -> Tensor:
+    """Log-prob of each token after its context, and the context's entropy, log collision and
+    self-certainty, fp32 (4, M) without gradient.
 
     Log collision is log sum p^2. Self-certainty is KL(uniform || p) = logsumexp(z) - mean(z) - log V.
     """
     parts = []
-    for logits, tokens in _chunks(logits_NV, tokens_N):
-        z = logits.float()
+    for part in _slices(logits_CV):
+        z = logits_CV[part].float()
         normaliser = z.logsumexp(-1)
         logp = z - normaliser[:, None]
-        parts.append(
-            (
-                logp.gather(1, tokens[:, None]).squeeze(1),
-                torch.special.entr(logp.exp()).sum(-1),
-                (2 * logp).logsumexp(-1),
-                normaliser - z.mean(-1) - math.log(z.shape[-1]),
-            )
-        )
-    if len(parts) == 1:
-        return parts[0]
-    return tuple(torch.cat(column) for column in zip(*parts, strict=True))  # type: ignore[return-value]
+        entropy = torch.special.entr(logp.exp()).sum(-1)
+        certainty = normaliser - z.mean(-1) - math.log(z.shape[-1])
+        parts.append(torch.stack((normaliser, entropy, (2 * logp).logsumexp(-1), certainty)))
+    found_4M = torch.cat(parts, 1)[:, contexts_M]
+    found_4M[0] = logits_CV[contexts_M, tokens_M].float() - found_4M[0]
+    return found_4M
 
 
 def logprob_entropy(
@@ -134,7 +131,3 @@ class _LogprobEntropy(torch.autograd.Function):
 def _slices(logits_NV: Tensor) -> list[slice]:
     size = max(1, _CHUNK // logits_NV.shape[-1])
     return [slice(start, start + size) for start in range(0, max(len(logits_NV), 1), size)]
-
-
-def _chunks(logits_NV: Tensor, tokens_N: Tensor) -> list[tuple[Tensor, Tensor]]:
-    return [(logits_NV[part], tokens_N[part]) for part in _slices(logits_NV)]
