@@ -180,7 +180,9 @@ def test_dropout_changes_the_update_but_not_the_sampling(toy_recipe):
         state = prepare(recipe)
         move_off_the_base(state)
         report = train_step(state, recipe)
-        found.append((report.rollouts.completions, adapter(state), report.metrics["train/mismatch"]))
+        found.append(
+            (report.rollouts.completions, adapter(state), report.metrics["train/mismatch"])
+        )
     assert found[0][0] == found[1][0]
     assert not torch.equal(found[0][1], found[1][1])
     assert found[0][2] < 1e-5 < found[1][2]

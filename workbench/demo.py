@@ -19,8 +19,8 @@ from workbench.report import write_report
 from workbench.variants import WorkbenchError
 
 ARMS = ("rloo", "maxrl")
-STEPS = 100
-EVALUATIONS = 4  # of each arm, besides the base
+STEPS = 60
+EVALUATIONS = 3  # of each arm, besides the base
 KS = (1, 4, 16, 64)
 
 

@@ -90,7 +90,8 @@ class Run:
         self._parent = parent
         self._worker: Worker | None = None
         self._changes: dict[str, Any] = {}  # live fields to change when the run goes on
-        self._table: tuple[int, pd.DataFrame] = (-1, pd.DataFrame())
+        self._table: tuple[tuple[int, int], pd.DataFrame] = ((0, -1), pd.DataFrame())
+        self._read: dict[str, tuple[int, list[dict[str, Any]]]] = {}  # file -> its size and records
 
     # --- what is known ------------------------------------------------------------------------
 
@@ -131,16 +132,20 @@ class Run:
     def metrics(self) -> pd.DataFrame:
         """One row per step with every metric; the index is the step. Step 0 is the base model."""
         records = self._records()
-        if len(records) != self._table[0]:
-            table = pd.DataFrame(records) if records else pd.DataFrame({"step": []}, dtype=int)
-            self._table = (len(records), table.set_index("step"))
+        state = (id(records), len(records))
+        if state != self._table[0]:
+            # A copy first: the run's thread may append meanwhile.
+            table = (
+                pd.DataFrame(list(records)) if records else pd.DataFrame({"step": []}, dtype=int)
+            )
+            self._table = (state, table.set_index("step"))
         return self._table[1]
 
     @property
     def events(self) -> pd.DataFrame:
         """What changed and when: step, time, kind, text, changes."""
         columns = ["step", "time", "kind", "text", "changes"]
-        return pd.DataFrame(self.folder.read_events(), columns=columns)
+        return pd.DataFrame(self._lines("events"), columns=columns)
 
     @property
     def progress(self) -> dict[str, float]:
@@ -183,15 +188,9 @@ class Run:
 
     def report(self, path: str | os.PathLike[str]) -> Path:
         """Write a self-contained HTML page with the curves, the recipe and some rollouts."""
-        from workbench.report import report_html
+        from workbench.report import write_report
 
-        page = report_html(
-            [(self.name, self.metrics, self.events)],
-            {self.name: self.recipe.to_yaml()},
-            {self.name: self.rollouts()} if self.rollout_steps else {},
-        )
-        Path(path).write_text(page, encoding="utf-8")
-        return Path(path)
+        return write_report([self], Path(path))
 
     def __repr__(self) -> str:
         done = self.progress
@@ -226,7 +225,10 @@ class Run:
         self._launch()
 
     def update(self, **fields: Any) -> None:
-        """Change live fields; lands at the next step and is marked there. Wrong values raise at once."""
+        """Change live fields; lands at the next step and is marked there. Wrong values raise at once.
+
+        On a run that has ended, the change waits for `resume`.
+        """
         for name in fields:
             if name not in LIVE:
                 self.recipe.replace(**{name: fields[name]})  # an unknown field is named by this
@@ -294,7 +296,15 @@ class Run:
     # --- inside -------------------------------------------------------------------------------
 
     def _records(self) -> list[dict[str, Any]]:
-        return self._worker.records if self._worker else self.folder.read_metrics()
+        return self._worker.records if self._worker else self._lines("metrics")
+
+    def _lines(self, name: str) -> list[dict[str, Any]]:
+        """The records of metrics.jsonl or events.jsonl, read again only when the file has grown."""
+        file = self.path / f"{name}.jsonl"
+        size = file.stat().st_size if file.exists() else 0
+        if self._read.get(name, (-1, []))[0] != size:
+            self._read[name] = (size, getattr(self.folder, f"read_{name}")())
+        return self._read[name][1]
 
     def _own(self, verb: str) -> Worker:
         """The thread of this run, or a sentence why there is none to talk to."""
