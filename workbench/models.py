@@ -18,6 +18,7 @@ import contextlib
 import logging
 import math
 import re
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -43,6 +44,8 @@ from workbench.packaged import data_path
 from workbench.variants import WorkbenchError, unknown
 
 QUANTIZATIONS = ("nf4", "int8", "none")
+# transformers and peft switch global state while they build a model: one thread at a time.
+_LOADING = threading.Lock()
 THINK_TAGS = ("<think>", "</think>")
 # For tokenizers without a chat template: the messages' text, one below the other.
 PLAIN_TEMPLATE = (
@@ -172,17 +175,18 @@ def load_policy(
             f"lora_rank is {lora_rank}, lora_alpha {lora_alpha} and lora_dropout {lora_dropout}; give a "
             "rank of 1 or more, an alpha above 0 and a dropout from 0 to below 1."
         )
-    _hush()
-    where = find_device(device)
-    source = find_model(str(name))
-    check_loadable(source, str(name))
-    base = load_base(source, str(name), quantize, where)
-    tokenizer = load_tokenizer(source, str(name))
-    settings = {"r": lora_rank, "lora_alpha": lora_alpha, "lora_dropout": lora_dropout}
-    model = add_adapter(base, _targets(lora_targets), seed, **settings).eval()
-    for module_name, module in model.named_modules():
-        module.training = "lora_dropout" in module_name  # the only dropout that training uses
-    return Policy(model, tokenizer, str(name), where, quantize)
+    with _LOADING:
+        _hush()
+        where = find_device(device)
+        source = find_model(str(name))
+        check_loadable(source, str(name))
+        base = load_base(source, str(name), quantize, where)
+        tokenizer = load_tokenizer(source, str(name))
+        settings = {"r": lora_rank, "lora_alpha": lora_alpha, "lora_dropout": lora_dropout}
+        model = add_adapter(base, _targets(lora_targets), seed, **settings).eval()
+        for module_name, module in model.named_modules():
+            module.training = "lora_dropout" in module_name  # the only dropout that training uses
+        return Policy(model, tokenizer, str(name), where, quantize)
 
 
 def find_device(device: str) -> torch.device:
