@@ -290,7 +290,7 @@ def test_token_stats_equal_the_naive_pass_in_value_and_gradient(
     policy_of, monkeypatch, family, quantize, packed
 ):
     if not packed:
-        monkeypatch.setattr(rollout, "can_pack", lambda model: False)
+        monkeypatch.setattr(rollout, "can_replace", lambda model: False)
     policy = policy_of(family, quantize)
     made = sample(policy, PROMPTS, group_size=3, max_new_tokens=12, temperature=2.0)
     chosen = torch.tensor([11, 0, 4, 5, 1, 10])

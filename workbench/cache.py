@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from workbench.attention import ONE_QUERY, attending, can_replace
+
 
 class RoomyLayer(DynamicLayer):
     """One layer's keys and values with spare rows and spare room, so that a step copies little.
@@ -70,6 +72,8 @@ class PrefixCache:
         # Without padding a single query sees every key, and no mask at all is the fastest mask.
         self.padded = not bool(mask_PL.all())
         self.mask_RL = mask_PL
+        ours = mask_PL.device.type == "cpu" and can_replace(model)
+        self.attention = ONE_QUERY if ours else None
         self.positions_R1 = mask_PL.sum(1, keepdim=True)
 
     def step(self, parents_K: Tensor, tokens_K: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,17 +83,26 @@ class PrefixCache:
         """
         place_K = self._split(parents_K)
         tokens_R = torch.empty_like(tokens_K).index_copy_(0, place_K, tokens_K)
-        seen = self.layers[0].filled + 1
-        mask_RS = nn.functional.pad(self.mask_RL, (0, seen - self.mask_RL.shape[1]), value=True)
-        output = self.model(
-            tokens_R[:, None],
-            attention_mask=mask_RS if self.padded else None,
-            position_ids=self.positions_R1,
-            past_key_values=self.cache,
-            use_cache=True,
-        )
+        with attending(self.model, self.attention):
+            output = self.model(
+                tokens_R[:, None],
+                attention_mask=self._mask() if self.padded else None,
+                position_ids=self.positions_R1,
+                past_key_values=self.cache,
+                use_cache=True,
+            )
         self.positions_R1 = self.positions_R1 + 1
         return place_K, output.logits[:, -1]
+
+    def _mask(self) -> Tensor:
+        """The mask of all keys and the new token: what transformers expects, or ours expects."""
+        new = self.layers[0].filled + 1 - self.mask_RL.shape[1]
+        mask_RS = nn.functional.pad(self.mask_RL, (0, new), value=True)
+        if self.attention is None:
+            return mask_RS
+        dtype = self.layers[0].keys.dtype
+        hidden = torch.zeros(mask_RS.shape, dtype=dtype).masked_fill_(~mask_RS, -torch.inf)
+        return hidden[:, None, None]
 
     def _split(self, parents_K: Tensor) -> Tensor:
         """Give every prefix a row that holds its parent's keys and values.

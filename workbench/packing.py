@@ -10,8 +10,6 @@ U packed tokens, C contexts (packed tokens whose logits predict a completion tok
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,8 +19,9 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-NAME = "workbench_packed"
-_NOT_HANDLED = ("softcap", "s_aux", "position_bias")  # no model that attends by sdpa passes them
+from workbench.attention import attending, refuse_unknown
+
+PACKED = "workbench_packed"
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ def pack(
 
 def context_logits(model: Any, packing: Packing) -> Tensor:
     """Logits (C, V) after every context, with gradient."""
-    with _attending(model.config):
+    with attending(model, PACKED):
         return model(
             packing.ids_U[None],
             # Made to measure in the attention below; a 4-D mask keeps transformers from making one.
@@ -120,11 +119,6 @@ def context_logits(model: Any, packing: Packing) -> Tensor:
             logits_to_keep=packing.keep_C,
             packing=packing,
         ).logits[0]
-
-
-def can_pack(model: Any) -> bool:
-    """Whether the model attends through a function that can be replaced by the one below."""
-    return model.config._attn_implementation == "sdpa"
 
 
 def _attention(
@@ -141,9 +135,7 @@ def _attention(
     **others: Any,
 ) -> tuple[Tensor, None]:
     """Attention of packed (1, heads, U, size): unpack into rows, attend, pack."""
-    strange = [name for name in _NOT_HANDLED if others.get(name) is not None]
-    if strange:
-        raise NotImplementedError(f"packed attention has no {strange[0]}")
+    refuse_unknown(others)
     prompt_mask, input_mask = packing.attention_masks(sliding_window)
     query_UD, key_UD, value_UD = (x[0].transpose(0, 1).flatten(1) for x in (query, key, value))
     slots_NS = torch.cat((packing.prompt_PL[packing.owners_N], packing.inputs_NQ), 1)
@@ -184,14 +176,4 @@ def _visible(query_at: Tensor, key_at: Tensor, key_is: Tensor, window: int | Non
     return visible[:, None]
 
 
-@contextlib.contextmanager
-def _attending(config: Any) -> Iterator[None]:
-    usual = config._attn_implementation
-    config._attn_implementation = NAME
-    try:
-        yield
-    finally:
-        config._attn_implementation = usual
-
-
-AttentionInterface.register(NAME, _attention)
+AttentionInterface.register(PACKED, _attention)

@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from workbench.attention import can_replace
 from workbench.cache import PrefixCache, completion_logits, prefill
-from workbench.packing import can_pack, context_logits, pack
+from workbench.packing import context_logits, pack
 from workbench.sampling import draw, filter_logits, logprob_entropy, statistics
 from workbench.variants import WorkbenchError
 
@@ -250,7 +251,7 @@ def token_stats(
     longest = int(lengths_N.max())
     tokens_NT = rollouts.completion_ids_BT[rows_N, :longest]
     mask_NT = rollouts.mask_BT[rows_N, :longest]
-    if can_pack(policy.model):
+    if can_replace(policy.model):
         packing = pack(ids_PL, mask_PL, owners_N, tokens_NT, lengths_N)
         logits_CV, context_NT = context_logits(policy.model, packing), packing.context_NT
     else:
