@@ -86,6 +86,10 @@ class Recipe:
     lora_dropout: float = _field(0.0, "Dropout before the update while training.", low=0, high=0.9)
     device: str = _field("auto", "Where to train.", choices=("auto", "cpu", "cuda"))
 
+    threads: int = _field(
+        0, "CPU threads of the tensor work; 0 chooses: one for a tiny model, else all.", low=0
+    )
+
     task: str = _field("countdown", "The problems and their checker.")
     task_args: dict[str, Any] = _field({}, "Parameters of the task.")
     rewards: dict[Any, float] = _field(

@@ -7,6 +7,7 @@ notes between two steps. Each step's numbers reach the disk before memory, and m
 from __future__ import annotations
 
 import gc
+import os
 import threading
 import time
 import traceback
@@ -21,6 +22,9 @@ from workbench.folder import RunFolder, read_checkpoint_recipe, restore
 from workbench.recipe import Recipe, own_functions
 from workbench.trainer import NonFiniteError, State, prepare, train_step
 from workbench.variants import WorkbenchError
+
+
+TINY = 20_000_000  # parameters under which one CPU thread is best
 
 
 class RunFailed(RuntimeError):
@@ -130,6 +134,7 @@ class Worker:
         elif self.folder.read_metrics():
             self.recipe = Recipe.from_yaml(self.folder.read_recipe_text(), functions)
         state = prepare(self.recipe)
+        torch.set_num_threads(self.recipe.threads or fitting_threads(state))
         if checkpoints:
             restore(state, checkpoints[-1])
         # What is asked for now wins over what a killed run had changed later on.
@@ -232,6 +237,16 @@ class Worker:
         traceback.clear_frames(error.__traceback__)
         self.exception = error if isinstance(error, WorkbenchError) else RunFailed(self.error)
         self.status = "failed"
+
+
+def fitting_threads(state: State) -> int:
+    """CPU threads that suit the model, for this thread alone.
+
+    A tiny model's matrices are too small to share out: a second thread gains a fifth on an idle machine, and
+    on a busy one its waiting costs fifty times the step.
+    """
+    parameters = sum(parameter.numel() for parameter in state.policy.model.parameters())
+    return 1 if parameters < TINY else os.cpu_count() or 1
 
 
 def sentence(error: Exception, path: Path) -> str:

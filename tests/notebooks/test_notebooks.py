@@ -42,6 +42,8 @@ def test_it_begins_with_what_it_needs_and_takes_and_ends_waiting_for_its_run(pat
 def test_it_runs_from_top_to_bottom(path, tmp_path, monkeypatch):
     monkeypatch.setenv("WORKBENCH_SMOKE", "1")
     monkeypatch.setenv("WORKBENCH_RUNS", str(tmp_path / "runs"))
+    for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR"):
+        monkeypatch.setenv(name, str(tmp_path / name.lower()))
     notebook = read(path)
     client = nbclient.NotebookClient(
         notebook, timeout=600, kernel_name="python3", store_widget_state=False,

@@ -120,8 +120,10 @@ class Panel:
             self.say(
                 "Starting. The first run of a session loads the libraries; that takes a while."
             )
-            self._adopt(launch(recipe))
-            self.say(f"Started; kept in {self._place()}.")
+            run = launch(recipe)
+            # Said before the first drawing, which may already have more to say.
+            self.say(f"Started; kept in {self._place(run)}.")
+            self._adopt(run)
 
     def pause(self) -> None:
         """Pause the run before its next step."""
@@ -180,10 +182,9 @@ class Panel:
         wanted, recipe = self.controls.recipe(), self.run.recipe
         return {name: getattr(wanted, name) for name in recipe.diff(wanted)}
 
-    def _place(self) -> str:
-        path = Path(getattr(self.run, "path", self.run.name))
-        here = Path.cwd()
-        return str(path.relative_to(here) if path.is_relative_to(here) else path)
+    @staticmethod
+    def _place(run: Any) -> str:
+        return str(getattr(run, "path", run.name))
 
     def _adopt(self, run: Any) -> None:
         """Make `run` the one that buttons and controls act on, and put it on the curves."""
@@ -248,9 +249,12 @@ class Panel:
         self.controls.lock(status in ALIVE)
         self.progress.bar_style = {"failed": "danger", "finished": "success"}.get(status, "")
         if status == "failed":
-            self.say(f"{self.run.error} The traceback is in {self._place()}/error.txt.", error=True)
+            self.say(
+                f"{self.run.error} The traceback is in {self._place(self.run)}/error.txt.",
+                error=True,
+            )
         elif status in ENDED_WORDS:
-            self.say(f"{ENDED_WORDS[status]} The run is kept in {self._place()}.")
+            self.say(f"{ENDED_WORDS[status]} The run is kept in {self._place(self.run)}.")
 
     def _state_html(self, status: str, progress: dict[str, float]) -> str:
         if not status:
