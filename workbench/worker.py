@@ -23,7 +23,6 @@ from workbench.recipe import Recipe, own_functions
 from workbench.trainer import NonFiniteError, State, prepare, train_step
 from workbench.variants import WorkbenchError
 
-
 TINY = 20_000_000  # parameters under which one CPU thread is best
 
 

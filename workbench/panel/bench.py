@@ -184,7 +184,9 @@ class Panel:
 
     @staticmethod
     def _place(run: Any) -> str:
-        return str(getattr(run, "path", run.name))
+        path = Path(getattr(run, "path", run.name))
+        here = Path.cwd()
+        return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
     def _adopt(self, run: Any) -> None:
         """Make `run` the one that buttons and controls act on, and put it on the curves."""
