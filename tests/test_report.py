@@ -57,7 +57,9 @@ def test_the_page_is_self_contained_and_holds_recipe_and_table(run):
 
 def test_hostile_text_stays_text(run):
     hostile = "<img src=x onerror=alert(1)></pre><script>alert(2)</script>"
-    rollouts = pd.DataFrame({"prompt": [hostile], "completion": [hostile], "reward/correct": [1.0]})
+    rollouts = pd.DataFrame(
+        {"prompt_index": [0], "prompt": [hostile], "completion": [hostile], "reward/correct": [1.0]}
+    )
     clean = Page(report.report_html([run]))
     page = Page(
         report.report_html(
@@ -69,3 +71,17 @@ def test_hostile_text_stays_text(run):
     assert scripts[0] == scripts[1]
     assert not [tag for tag, _ in page.tags if tag == "img"]
     assert page.texts.count(hostile) >= 4
+
+
+def test_rollouts_show_a_few_completions_of_a_few_prompts():
+    table = pd.DataFrame(
+        [
+            {"prompt_index": p, "prompt": f"p{p}", "completion": f"p{p} c{c}", "reward/x": 0.5}
+            for p in range(6)
+            for c in range(5)
+        ]
+    )
+    texts = Page(report.rollouts_html(table)).texts
+    assert [text for text in texts if " c" in text] == [
+        f"p{p} c{c}" for p in range(4) for c in range(3)
+    ]

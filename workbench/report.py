@@ -55,12 +55,13 @@ def table_html(table: pd.DataFrame) -> str:
     return table.to_html(index=False, border=0, na_rep="", float_format="{:.3f}".format)
 
 
-def rollouts_html(rollouts: pd.DataFrame, limit: int = 12) -> str:
-    """A few completions with their rewards, escaped and kept from mixing writing directions."""
+def rollouts_html(rollouts: pd.DataFrame, prompts: int = 4, each: int = 3) -> str:
+    """A few completions of a few prompts with their rewards, escaped and direction-isolated."""
+    shown = rollouts[rollouts["prompt_index"] < prompts].groupby("prompt_index").head(each)
     rewards = [column for column in rollouts if column.startswith("reward/")]
     head = "".join(f"<th>{html.escape(c)}</th>" for c in ("prompt", "completion", *rewards))
     rows = []
-    for row in rollouts.head(limit).to_dict("records"):
+    for row in shown.to_dict("records"):
         texts = (html.escape(str(row[column])) for column in ("prompt", "completion"))
         texts = (f"<td><pre dir=auto>{text}</pre></td>" for text in texts)
         numbers = (f"<td>{float(row[column]):.2f}</td>" for column in rewards)
@@ -94,7 +95,7 @@ def report_html(
     parts.append(curves_figure(runs).to_html(full_html=False, include_plotlyjs=True))
     for name, text in (recipes or {}).items():
         parts.append(
-            f"<h2>Recipe of {html.escape(name)}</h2><details open><summary>YAML</summary>"
+            f"<h2>Recipe of {html.escape(name)}</h2><details><summary>YAML</summary>"
             f"<pre>{html.escape(text)}</pre></details>"
         )
     for name, table in (rollouts or {}).items():
