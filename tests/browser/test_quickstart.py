@@ -74,6 +74,11 @@ def test_the_tour_of_the_quickstart(notebook):
     assert notebook.trace("mark/entropy")["x"] == notebook.trace("mark/pass")["x"]
     page.screenshot(path=ARTIFACTS / "running.png")
 
+    notebook.button("Pause").click()
+    wait_until(lambda: not notebook.button("Step").is_disabled(), 60, "the pause")
+    held = notebook.steps()
+    notebook.button("Step").click()
+    wait_until(lambda: notebook.steps() == held + 1, 60, "the single step")
     notebook.button("Stop").click()
     wait_until(lambda: not notebook.button("Start").is_disabled(), 120, "the stopped run")
     assert "Stopped" in page.locator(".wb-message").inner_text()
@@ -96,6 +101,13 @@ def test_the_tour_of_the_quickstart(notebook):
     assert not notebook.button("Start").is_disabled()
     page.locator(".wb-panel").scroll_into_view_if_needed()
     page.screenshot(path=ARTIFACTS / "reloaded.png")
+
+    notebook.button("Fork").click()
+    wait_until(lambda: not notebook.button("Pause").is_disabled(), 120, "the fork to go on")
+    assert "Forked from" in page.locator(".wb-message").inner_text()
+    notebook.button("Stop").click()
+    wait_until(lambda: not notebook.button("Start").is_disabled(), 120, "the stopped fork")
+    page.screenshot(path=ARTIFACTS / "forked.png")
     assert page.errors == []
 
 
