@@ -33,16 +33,21 @@ def reverse_kl(
     value of the KL without bias, but as a *loss*, on the policy's own samples, their gradients differ: k1's
     has mean zero, k2's is that of the per-token reverse KL, k3's is that of the forward KL.
     """
-    if estimator == "k3":
-        return kl_value(logprobs_BT, reference_logprobs_BT)
     difference_BT = reference_logprobs_BT - logprobs_BT
-    return -difference_BT if estimator == "k1" else difference_BT.square() / 2
+    if estimator == "k1":
+        return -difference_BT
+    if estimator == "k2":
+        return difference_BT.square() / 2
+    return difference_BT.exp() - difference_BT - 1
 
 
 def kl_value(logprobs_BT: Tensor, reference_logprobs_BT: Tensor) -> Tensor:
-    """k3 = exp(d) - d - 1 with d = log reference - log policy: KL in nats per token, never negative."""
-    difference_BT = reference_logprobs_BT - logprobs_BT
-    return difference_BT.exp() - difference_BT - 1
+    """log policy - log reference: its mean over the policy's own tokens is the KL, in nats per token.
+
+    Of the unbiased estimators this one (k1) is shown: k3 is never negative, but its exponential makes single
+    tokens jump, while the mean of k1 over a batch of thousands of tokens is steady.
+    """
+    return logprobs_BT - reference_logprobs_BT
 
 
 ANCHORS: dict[str, Variant] = {

@@ -104,7 +104,7 @@ def train_step(state: State, recipe: Recipe, *, measure_kl: bool = False) -> Rep
 
     Metrics: reward/total and reward/<name> (means); rollout/length (tokens), rollout/truncated (share),
     rollout/tokens (sum); train/entropy (nats a token, while sampling), train/mismatch (mean
-    |trainer - sampler log-prob|), train/kl (nats a token, k3 against the reference; present where the
+    |trainer - sampler log-prob|), train/kl (nats a token, k1 against the reference; present where the
     reference was run), train/loss, train/grad_norm (before clipping), train/ratio_gap (mean |ratio - 1|),
     train/learning_rate, train/beta; groups/zero_signal, groups/solved_all, groups/solved_none (shares);
     groups/advantage (mean |advantage|); time/sample, time/reward, time/update, time/step (seconds).
