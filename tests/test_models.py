@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -306,3 +307,23 @@ def test_an_unreadable_folder_and_a_missing_tokenizer_are_named(copied, tmp_path
 )
 def test_wrong_settings_say_what_to_write(toy_family, settings, words):
     assert words in refusal(toy_family("llama"), **settings)
+
+
+def test_two_threads_may_load_at_once(toy_world):
+    """transformers switches global state while it builds; unguarded, one model ends up half built."""
+    found, errors = [], []
+
+    def load():
+        try:
+            found.append(load_policy(toy_world, lora_rank=2))
+        except Exception as error:  # noqa: BLE001 -- told below
+            errors.append(error)
+
+    threads = [threading.Thread(target=load) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    devices = {p.device.type for policy in found for p in policy.model.parameters()}
+    assert (len(found), devices) == (4, {"cpu"})

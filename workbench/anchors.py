@@ -54,7 +54,10 @@ ANCHORS: dict[str, Variant] = {
     "none": Variant(none, formula="0", source="no anchor"),
     "reverse_kl": Variant(
         reverse_kl,
-        formula=r"k_1=-d,\quad k_2=\tfrac12 d^2,\quad k_3=e^{d}-d-1,\qquad d=\log\pi_{ref}-\log\pi",
+        formula=(
+            r"\begin{gathered}k_1=-d,\quad k_2=\tfrac12 d^2,\quad k_3=e^{d}-d-1"
+            r"\\ d=\log\pi_{ref}-\log\pi\end{gathered}"
+        ),
         source="Schulman 2020, Approximating KL divergence; gradients derived in the tests",
         params=(
             Param(

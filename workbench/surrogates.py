@@ -47,8 +47,9 @@ SURROGATES: dict[str, Variant] = {
     "ppo_clip": Variant(
         ppo_clip,
         formula=(
-            r"\ell_t = -\min\big(\rho_t A,\ \mathrm{clip}(\rho_t, 1-\epsilon_l, 1+\epsilon_h) A\big),"
-            r"\quad \rho_t = \pi_\theta(y_t)/\pi_{old}(y_t)"
+            r"\begin{gathered}\ell_t=-\min\big(\rho_t A,\ "
+            r"\mathrm{clip}(\rho_t,1-\epsilon_l,1+\epsilon_h)A\big)"
+            r"\\ \rho_t=\pi_\theta(y_t)/\pi_{old}(y_t)\end{gathered}"
         ),
         source="Schulman et al. 2017, PPO (arXiv 1707.06347), eq. 7",
         params=(
