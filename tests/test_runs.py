@@ -306,6 +306,17 @@ def test_a_reward_that_raises_ends_the_run_by_name_and_it_can_go_on(toy_recipe, 
     assert run.status == "finished"
 
 
+def leaves(rollouts, task):
+    raise SystemExit("enough")
+
+
+def test_a_reward_that_leaves_the_program_only_ends_its_run(toy_recipe, tmp_path):
+    run = train(toy_recipe.replace(rewards={leaves: 1.0}), folder=tmp_path / "a")
+    with pytest.raises(RunFailed, match="SystemExit: enough"):
+        run.wait()
+    assert (run.status, run.live) == ("failed", False)
+
+
 def bad_objective(rewards_PG):
     return rewards_PG / 0.0 * 0.0
 

@@ -120,7 +120,7 @@ class _Recorded:
         return cls(
             torch.zeros(rows, steps, dtype=torch.long, device=device),
             torch.zeros(rows, steps, dtype=torch.bool, device=device),
-            torch.zeros(4, rows, steps, device=device),
+            torch.zeros(4, rows, steps, dtype=torch.float32, device=device),
         )
 
 
@@ -260,7 +260,7 @@ def token_stats(
         logits_CV = torch.cat((logits_PV[owners_N, None], rest), 1).flatten(0, 1)
         context_NT = torch.arange(len(logits_CV), device=device).view_as(tokens_NT)
     found = logprob_entropy(logits_CV, context_NT[mask_NT], tokens_NT[mask_NT])
-    empty_NT = torch.zeros(tokens_NT.shape, device=device)
+    empty_NT = torch.zeros(tokens_NT.shape, dtype=torch.float32, device=device)
     logprobs_NT, entropies_NT = (empty_NT.masked_scatter(mask_NT, part) for part in found)
     return logprobs_NT, entropies_NT
 

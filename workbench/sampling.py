@@ -121,7 +121,7 @@ class _LogprobEntropy(torch.autograd.Function):
         pairs, number_M = torch.unique(
             contexts_M * logits_CV.shape[1] + tokens_M, return_inverse=True
         )
-        sums = torch.zeros(len(pairs), device=pairs.device)
+        sums = torch.zeros(len(pairs), dtype=torch.float32, device=pairs.device)
         sums.index_add_(0, number_M, grad_logprobs_M)
         flat = grad_CV.view(-1)
         flat[pairs] = (flat[pairs] + sums).to(flat.dtype)

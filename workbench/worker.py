@@ -106,19 +106,23 @@ class Worker:
 
     def _work(self) -> None:
         state: State | None = None
+        ended = "failed"
         try:
             state = self._begin()
             while self._gate(state):
                 self._one_step(state)
             self.folder.write_checkpoint(state, self.recipe)
-            self._set_status("finished" if state.step >= self.recipe.steps else "stopped")
-        except Exception as error:  # noqa: BLE001 -- kept as text, raised again by Run.wait
+            ended = "finished" if state.step >= self.recipe.steps else "stopped"
+            self.folder.write_status(ended)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 -- kept as text, raised by Run.wait
             self._fail(error, state)
+            ended = "failed"
         finally:
             del state
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+            self.status = ended  # only now: who sees the end may start the next thread at once
             self.done.set()
 
     def _begin(self) -> State:
@@ -220,7 +224,7 @@ class Worker:
             self.folder.write_status(status)
             self.status = status
 
-    def _fail(self, error: Exception, state: State | None) -> None:
+    def _fail(self, error: BaseException, state: State | None) -> None:
         """Keep the error as text, save the batch of a non-finite loss, let go of the frames' tensors."""
         self.error = sentence(error, self.folder.path)
         text = "".join(traceback.format_exception(error))
@@ -235,7 +239,6 @@ class Worker:
             self.error += f" This could not be written to the run's folder: {disk_error}."
         traceback.clear_frames(error.__traceback__)
         self.exception = error if isinstance(error, WorkbenchError) else RunFailed(self.error)
-        self.status = "failed"
 
 
 def fitting_threads(state: State) -> int:
@@ -248,7 +251,7 @@ def fitting_threads(state: State) -> int:
     return 1 if parameters < TINY else os.cpu_count() or 1
 
 
-def sentence(error: Exception, path: Path) -> str:
+def sentence(error: BaseException, path: Path) -> str:
     """What happened and what to do about it, for a person."""
     again = f"wb.attach({str(path)!r}).resume()"
     text = str(error)
