@@ -5,13 +5,10 @@ import threading
 import numpy as np
 import pytest
 import torch
-from transformers import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from workbench import rollout
-from workbench.cache import PrefixCache
-from workbench.packing import pack
 from workbench.rollout import Rollouts, mismatch, sample, token_stats
-from workbench.sampling import draw, filter_logits, logprob_entropy, statistics
+from workbench.sampling import filter_logits
 from workbench.variants import WorkbenchError
 
 FAMILIES = ["llama", "qwen2", "qwen3", "gemma2", "gemma3_text"]
@@ -94,36 +91,6 @@ def test_first_tokens_follow_the_whole_distribution(policy_of):
     assert chi_square < cells + 4 * (2 * cells) ** 0.5  # mean + 4 standard deviations
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"top_k": 4},
-        {"top_p": 0.6},
-        {"min_p": 0.2},
-        {"top_p": 0.01},
-        {"temperature": 0.5, "top_k": 9, "top_p": 0.8, "min_p": 0.05},
-    ],
-)
-def test_filters_equal_those_of_transformers(settings):
-    logits = torch.randn(50, 33, generator=torch.Generator().manual_seed(0)) * 2
-    theirs = logits / settings.get("temperature", 1.0)
-    if "top_k" in settings:
-        theirs = TopKLogitsWarper(settings["top_k"])(None, theirs)
-    if "top_p" in settings:
-        theirs = TopPLogitsWarper(settings["top_p"])(None, theirs)
-    if "min_p" in settings:
-        theirs = MinPLogitsWarper(settings["min_p"])(None, theirs)
-    assert torch.isinf(theirs).any()
-    assert torch.allclose(filter_logits(logits, **settings), theirs)
-
-
-def test_draw_inverts_the_cumulative_distribution():
-    logits = torch.tensor([0.0, 0.1, 0.2, 0.3, 0.4, 0.0]).log().expand(6, 6)
-    uniforms = torch.tensor([0.0, 0.05, 0.15, 0.45, 0.65, 1 - 2**-53], dtype=torch.float64)
-    # Cumulative: 0, .1, .3, .6, 1, 1; tokens of probability 0 are never drawn, not even at 0.
-    assert draw(logits, torch.arange(6), uniforms).tolist() == [1, 1, 2, 3, 4, 4]
-
-
 def test_same_seed_same_rollouts_whatever_the_global_generator_does(policy_of):
     policy = policy_of()
     settings = {"group_size": 3, "max_new_tokens": 9}
@@ -166,22 +133,6 @@ def test_prefixes_that_part_and_rows_that_finish_keep_their_own_past(policy_of):
         logp = full_logits(policy.model, made, b).log_softmax(-1)
         wanted = logp[range(lengths[b]), made.completion_ids_BT[b, : lengths[b]]]
         assert torch.allclose(made.logprobs_BT[b, : lengths[b]], wanted, atol=1e-4)
-
-
-def test_each_distinct_prefix_is_run_once(policy_of, monkeypatch):
-    policy = policy_of()
-    run = []
-    step = PrefixCache.step
-
-    def count(self, parents, tokens):
-        run.append(len(tokens))
-        return step(self, parents, tokens)
-
-    monkeypatch.setattr(PrefixCache, "step", count)
-    made = sample(policy, PROMPTS, group_size=8, max_new_tokens=6, seed=4)
-    rows = zip(made.completion_ids_BT.tolist(), made.lengths_B.tolist(), strict=True)
-    prefixes = {(b // 8, *tokens[:k]) for b, (tokens, n) in enumerate(rows) for k in range(1, n)}
-    assert sum(run) == len(prefixes) < made.B * 5
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -331,38 +282,6 @@ def test_token_stats_of_the_reference_are_the_bases(policy_of, toy_family):
     assert not torch.allclose(reference, made.logprobs_BT, atol=1e-2)
 
 
-def test_logprob_and_entropy_have_autograds_gradient(monkeypatch):
-    monkeypatch.setattr("workbench.sampling._CHUNK", 40)  # several chunks
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(9, 17, generator=generator) * 3
-    logits[:, 4] = -200.0  # a token of probability 0 in fp32
-    contexts = torch.randint(0, 9, (30,), generator=generator)  # shared, some with the same token
-    tokens = torch.randint(0, 3, (30,), generator=generator)
-    weights = torch.randn(2, 30, generator=generator)
-    mine, plain = logits.clone().requires_grad_(), logits.clone().requires_grad_()
-    logprob, entropy = logprob_entropy(mine, contexts, tokens)
-    logp = plain.log_softmax(-1)
-    wanted = logp[contexts, tokens], -(logp.exp() * logp).sum(-1)[contexts]
-    (logprob * weights[0] + entropy * weights[1]).sum().backward()
-    (wanted[0] * weights[0] + wanted[1] * weights[1]).sum().backward()
-    assert torch.allclose(logprob, wanted[0], atol=1e-5)
-    assert torch.allclose(entropy, wanted[1], atol=1e-5)
-    assert torch.allclose(mine.grad, plain.grad, atol=1e-5)
-
-
-def test_statistics_by_hand():
-    z = torch.tensor([[0.0, 0.0, 0.0, 0.0], [np.log(3.0), 0.0, -np.inf, -np.inf]])
-    found = statistics(z, torch.tensor([0, 1, 1]), torch.tensor([2, 0, 1]))
-    assert found[0, 2] == pytest.approx(np.log(0.25))
-    logprob, entropy, collision, certainty = found[:, :2]
-    # Uniform over four; then 3/4 and 1/4, entropy ln 4 - (3/4) ln 3, collision 9/16 + 1/16.
-    assert logprob.tolist() == pytest.approx([-np.log(4), np.log(0.75)])
-    assert entropy.tolist() == pytest.approx([np.log(4), np.log(4) - 0.75 * np.log(3)])
-    assert collision.tolist() == pytest.approx([np.log(0.25), np.log(0.625)])
-    assert certainty[0] == pytest.approx(0.0, abs=1e-6)
-    assert certainty[1] == np.inf
-
-
 def test_mismatch_counts_generated_tokens_only():
     mask = torch.tensor([[True, True], [True, False]])
     recorded = torch.tensor([[-1.0, -2.0], [-3.0, 0.0]])
@@ -385,20 +304,6 @@ def test_mismatch_counts_generated_tokens_only():
     mine = torch.tensor([[-1.5, -2.0], [-2.0, 9.0]])
     assert mismatch(mine, made) == {"mean": 0.5, "max": 1.0}  # gaps 0.5, 0 and 1
     assert mismatch(mine[1:, :1], made, torch.tensor([1])) == {"mean": 1.0, "max": 1.0}
-
-
-def test_packing_keeps_each_distinct_prefix_once():
-    prompt_ids = torch.tensor([[0, 7], [8, 9]])
-    prompt_mask = torch.tensor([[False, True], [True, True]])
-    ids = torch.tensor([[5, 6, 2], [5, 6, 4], [5, 3, 0], [5, 6, 2]])
-    packing = pack(
-        prompt_ids, prompt_mask, torch.tensor([0, 0, 0, 1]), ids, torch.tensor([3, 3, 2, 3])
-    )
-    # Prompts 7 and 8 9; then, as inputs: 5 after either prompt, 5 6 after either. The 3 is a last token.
-    assert packing.ids_U.tolist() == [7, 8, 9, 5, 5, 6, 6]
-    assert packing.positions_U.tolist() == [0, 0, 1, 1, 2, 2, 3]
-    assert packing.keep_C.tolist() == [0, 2, 3, 4, 5, 6]
-    assert packing.context_NT.tolist() == [[0, 2, 4], [0, 2, 4], [0, 2, 0], [1, 3, 5]]
 
 
 @pytest.mark.gpu
