@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from workbench import trainer
+from workbench.objectives import OBJECTIVES
+from workbench.rewards import REWARDS
 from workbench.trainer import NonFiniteError, minibatches, prepare, train_step
 from workbench.variants import WorkbenchError
 
@@ -204,6 +206,14 @@ def test_weight_zero_measures_without_training(toy_recipe):
         assert ("reward/format" in report.metrics) == bool(extra)
         found.append(adapter(state))
     assert torch.equal(found[0], found[1])
+
+
+def test_every_objective_takes_every_reward_of_the_table(toy_recipe):
+    """A person who toggles through the tables never meets a pair that ends the run."""
+    for objective in OBJECTIVES:
+        recipe = toy_recipe.replace(objective=objective, rewards=dict.fromkeys(REWARDS, 0.5))
+        report = train_step(prepare(recipe), recipe)
+        assert report.advantages_PG.isfinite().all(), objective
 
 
 def broken_objective(rewards_PG):

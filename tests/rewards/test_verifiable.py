@@ -68,6 +68,6 @@ def test_a_completion_cut_off_is_not_well_formed():
     assert values_PG.tolist() == [[1.0, 0.0]]
 
 
-def test_length_is_minus_the_share_of_the_limit():
+def test_length_is_the_share_of_the_limit_left_unused():
     values_PG = length(rollouts(["a"] * 4, lengths=[0, 1, 5, 10]), Task())
-    torch.testing.assert_close(values_PG, torch.tensor([[0.0, -0.1], [-0.5, -1.0]]))
+    torch.testing.assert_close(values_PG, torch.tensor([[1.0, 0.9], [0.5, 0.0]]))

@@ -28,8 +28,8 @@ REWARDS: dict[str, Variant] = {
     ),
     "length": Variant(
         verifiable.length,
-        formula=r"r = -T / T_{max}",
-        source="a length penalty; LP of arXiv 2603.16578 up to scale",
+        formula=r"r = 1 - T / T_{max}",
+        source="a length penalty; LP of arXiv 2603.16578 up to scale and shift",
     ),
 }
 

@@ -42,8 +42,12 @@ def format_(rollouts: Rollouts, task: Task) -> Tensor:
 
 
 def length(rollouts: Rollouts, task: Task) -> Tensor:
-    """Minus the completion's tokens as a share of the limit, from 0 (empty) to -1 (cut off)."""
-    return -(rollouts.lengths_B / rollouts.max_new_tokens).view(rollouts.P, rollouts.G)
+    """The share of the token limit left unused, from 1 (empty) to 0 (cut off): shorter is more.
+
+    In a group this is minus the length up to a constant; it is kept at or above 0 for objectives that need
+    rewards of at least 0.
+    """
+    return (1 - rollouts.lengths_B / rollouts.max_new_tokens).view(rollouts.P, rollouts.G)
 
 
 def well_formed(completion: str) -> bool:
