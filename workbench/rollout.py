@@ -265,20 +265,6 @@ def token_stats(
     return logprobs_NT, entropies_NT
 
 
-def mismatch(
-    logprobs_NT: Tensor, rollouts: Rollouts, indices: Tensor | None = None
-) -> dict[str, float]:
-    """Mean and max |trainer - sampler| log-prob over the generated tokens of the rows `indices`.
-
-    `logprobs_NT` comes from `token_stats` before the adapter has changed.
-    """
-    every = slice(None) if indices is None else indices
-    width = logprobs_NT.shape[1]
-    gap_NT = (logprobs_NT.detach() - rollouts.logprobs_BT[every, :width]).abs()
-    gaps = gap_NT[rollouts.mask_BT[every, :width]]
-    return {"mean": float(gaps.mean()), "max": float(gaps.max())}
-
-
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Every module in eval mode inside; each as it was afterwards."""
