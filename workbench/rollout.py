@@ -153,6 +153,7 @@ def sample(
     texts = policy.render(prompts)
     ids_PL, mask_PL = policy.encode(texts)
     model = policy.sampler() if use_sampler else policy.model
+    stop_ids = torch.tensor(policy.stop_ids(), device=ids_PL.device)
     settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     with evaluating(model):
         recorded = _decode(
@@ -161,7 +162,7 @@ def sample(
             mask_PL,
             group_size,
             max_new_tokens,
-            torch.tensor(policy.stop_ids(), device=ids_PL.device),
+            stop_ids,
             settings,
             generator,
             stats,
@@ -183,7 +184,7 @@ def sample(
         entropies_BT=series[1],
         log_collisions_BT=series[2],
         self_certainties_BT=series[3],
-        truncated_B=~torch.isin(last_B, torch.tensor(policy.stop_ids(), device=last_B.device)),
+        truncated_B=~torch.isin(last_B, stop_ids),
         completions=policy.decode([tokens[:count] for tokens, count in kept]),
         group_size=group_size,
         max_new_tokens=max_new_tokens,
