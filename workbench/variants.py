@@ -23,11 +23,12 @@ class Param:
     """One parameter of a variant: default, range (inclusive) or choices, and one line of help."""
 
     name: str
-    default: float | int | str | bool
+    default: float | int | str | bool | tuple[float, ...]
     doc: str
     low: float | None = None
     high: float | None = None
     choices: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()  # texts that may stand for the number, such as "auto"
 
     def check(self, owner: str, value: Any) -> None:
         """Raise WorkbenchError if `value` is not allowed for this parameter."""
@@ -35,13 +36,25 @@ class Param:
             if value not in self.choices:
                 raise WorkbenchError(unknown(f"{owner}.{self.name}", value, self.choices))
             return
+        if isinstance(value, str) and value in self.words:
+            return
+        if isinstance(self.default, tuple):
+            if not isinstance(value, (list, tuple)) or not value:
+                raise WorkbenchError(f"{owner}.{self.name} is {value!r}; give a list of numbers.")
+            for item in value:
+                self._check_number(owner, item, 0.0)
+            return
         if isinstance(self.default, bool):
             if not isinstance(value, bool):
                 raise WorkbenchError(f"{owner}.{self.name} is {value!r}; give true or false.")
             return
+        self._check_number(owner, value, self.default)
+
+    def _check_number(self, owner: str, value: Any, default: Any) -> None:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise WorkbenchError(f"{owner}.{self.name} is {value!r}; give a number.")
-        if isinstance(self.default, int) and not isinstance(value, int):
+            words = "".join(f" or {word!r}" for word in self.words)
+            raise WorkbenchError(f"{owner}.{self.name} is {value!r}; give a number{words}.")
+        if isinstance(default, int) and not isinstance(value, int):
             raise WorkbenchError(f"{owner}.{self.name} is {value!r}; give a whole number.")
         if not math.isfinite(value):
             raise WorkbenchError(f"{owner}.{self.name} is {value!r}; give a finite number.")
@@ -53,13 +66,20 @@ class Param:
 
 @dataclass(frozen=True)
 class Variant:
-    """A function of one kind with what is needed to show it. Calling it calls the function."""
+    """A function of one kind with what is needed to show it. Calling it calls the function.
+
+    `min_group` is the number of completions per prompt that the function needs, or a function from its
+    arguments to that number. `bounds` is the range of a reward's values, or of the total reward that an
+    objective accepts. `needs` names keyword tensors that the trainer passes besides the usual ones.
+    """
 
     function: Callable[..., Any]
     formula: str
     source: str
     params: tuple[Param, ...] = ()
-    min_group: int = 1  # completions per prompt that the function needs
+    min_group: int | Callable[[dict[str, Any]], int] = 1
+    bounds: tuple[float, float] | None = None
+    needs: tuple[str, ...] = ()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
@@ -73,6 +93,12 @@ class Variant:
     def defaults(self) -> dict[str, Any]:
         """Parameter name -> default value."""
         return {param.name: param.default for param in self.params}
+
+    def group_needed(self, arguments: dict[str, Any]) -> int:
+        """Completions per prompt that the function needs with these arguments."""
+        if callable(self.min_group):
+            return self.min_group(self.defaults | arguments)
+        return self.min_group
 
     def check(self, owner: str, arguments: dict[str, Any]) -> None:
         """Raise WorkbenchError for an unknown parameter or a value out of its range."""
