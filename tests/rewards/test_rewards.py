@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from workbench.recipe import Recipe
 from workbench.rewards import REWARDS, compute
 from workbench.variants import WorkbenchError
 
@@ -50,3 +51,30 @@ def test_a_broken_reward_is_named_and_never_becomes_a_zero(function, message):
 def test_the_table_shows_a_formula_a_source_and_a_line_of_help():
     for name, row in REWARDS.items():
         assert row.formula and row.source and row.doc.endswith("."), name
+
+
+class Task:
+    name = "toy"
+
+    def score(self, row, completion):
+        return float(completion == "yes")
+
+
+def test_every_row_stays_within_its_bounds_and_reaches_both_ends():
+    """From empty to cut off, well formed or not."""
+    rollouts = SimpleNamespace(
+        P=2,
+        G=2,
+        rows=[{}, {}],
+        completions=["yes", "<think>a</think>b", "no", "c"],
+        lengths_B=torch.tensor([0, 9, 10, 10]),
+        truncated_B=torch.tensor([False, False, False, True]),
+        max_new_tokens=10,
+        logprobs_BT=torch.zeros(4, 10),
+    )
+    for name, values_PG in compute(REWARDS, rollouts, Task()).items():
+        assert (float(values_PG.min()), float(values_PG.max())) == REWARDS[name].bounds, name
+
+
+def test_the_default_recipe_does_not_punish_overlong_completions():
+    assert "overlong" not in Recipe().rewards

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from workbench.rewards.verifiable import correct, format_, length, well_formed
+from workbench.rewards.verifiable import correct, format_, length, overlong, well_formed
 from workbench.variants import WorkbenchError
 
 
@@ -71,3 +71,24 @@ def test_a_completion_cut_off_is_not_well_formed():
 def test_length_is_the_share_of_the_limit_left_unused():
     values_PG = length(rollouts(["a"] * 4, lengths=[0, 1, 5, 10]), Task())
     torch.testing.assert_close(values_PG, torch.tensor([[1.0, 0.9], [0.5, 0.0]]))
+
+
+def test_overlong_punishes_only_the_last_fifth_and_falls_to_minus_one():
+    """Limit 10, buffer 2: 0 up to 8 tokens, -1/2 at 9, -1 at 10."""
+    values_PG = overlong(rollouts(["a"] * 6, lengths=[0, 1, 7, 8, 9, 10]), Task())
+    assert values_PG.tolist() == [[0.0, 0.0], [0.0, 0.0], [-0.5, -1.0]]
+
+
+def test_overlong_takes_a_buffer_that_is_no_whole_number_of_tokens():
+    """Limit 8, buffer 1.6: 7 tokens are 0.6 into it."""
+    given = rollouts(["a"] * 4, lengths=[6, 7, 8, 3])
+    given.max_new_tokens = 8
+    wanted = torch.tensor([[0.0, -0.375], [-1.0, 0.0]])
+    torch.testing.assert_close(overlong(given, Task()), wanted)
+
+
+def test_overlong_punishes_a_cut_completion_in_full():
+    given = rollouts(["a"] * 4, lengths=[10, 10, 9, 2], truncated=[True, False, False, False])
+    assert overlong(given, Task()).tolist() == [[-1.0, -1.0], [-0.5, 0.0]]
+    given.truncated_B[2] = True  # whatever its recorded length
+    assert overlong(given, Task()).tolist() == [[-1.0, -1.0], [-1.0, 0.0]]

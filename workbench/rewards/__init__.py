@@ -20,16 +20,28 @@ REWARDS: dict[str, Variant] = {
         verifiable.correct,
         formula=r"r = \mathbb{1}[\text{checker accepts the answer}]",
         source="the task's own checker",
+        bounds=(0.0, 1.0),
     ),
     "format": Variant(
         verifiable.format_,
         formula=r"r = \mathbb{1}[\text{<think>…</think>answer, ended}]",
         source="DeepSeek-AI 2025, DeepSeek-R1 (arXiv 2501.12948), format reward",
+        bounds=(0.0, 1.0),
     ),
     "length": Variant(
         verifiable.length,
         formula=r"r = 1 - T / T_{max}",
         source="a length penalty; LP of arXiv 2603.16578 up to scale and shift",
+        bounds=(0.0, 1.0),
+    ),
+    "overlong": Variant(
+        verifiable.overlong,
+        formula=(
+            r"\begin{gathered}r=\mathrm{clip}\Big(\frac{T_{max}-T_{buf}-T}{T_{buf}},-1,0\Big)"
+            r"\\ T_{buf}=T_{max}/5;\ r=-1\text{ if cut off}\end{gathered}"
+        ),
+        source="Yu et al. 2025, DAPO (arXiv 2503.14476), eq. 13, soft overlong punishment (literal)",
+        bounds=(-1.0, 0.0),
     ),
 }
 

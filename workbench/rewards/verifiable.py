@@ -1,7 +1,8 @@
 """Rewards that a rule can check.
 
 Signature of every reward: ``f(rollouts, task) -> values_PG``. `rollouts` holds what `sample` recorded,
-`task` the checker. A reward of weight 0 is measured and shown but not trained on.
+`task` the checker. A reward of weight 0 is measured and shown but not trained on. Each row of the table
+states the range of its values (`bounds`), from which a recipe knows the range of the total reward.
 """
 
 from __future__ import annotations
@@ -48,6 +49,18 @@ def length(rollouts: Rollouts, task: Task) -> Tensor:
     rewards of at least 0.
     """
     return (1 - rollouts.lengths_B / rollouts.max_new_tokens).view(rollouts.P, rollouts.G)
+
+
+def overlong(rollouts: Rollouts, task: Task) -> Tensor:
+    """0 up to four fifths of the token limit, then falling linearly to -1 at the limit.
+
+    The paper's buffer is a fifth of its limit too (4096 of 20480 tokens). A completion cut off at the
+    limit gets -1, and so does one that ended by itself on the last token, by the formula.
+    """
+    limit = rollouts.max_new_tokens
+    buffer = limit / 5
+    falling_B = ((limit - buffer - rollouts.lengths_B) / buffer).clamp(-1, 0)
+    return falling_B.masked_fill(rollouts.truncated_B, -1.0).view(rollouts.P, rollouts.G)
 
 
 def well_formed(completion: str) -> bool:
