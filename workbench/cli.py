@@ -1,4 +1,4 @@
-"""The command ``workbench``: demo, lab, train, report, doctor, pretrain.
+"""The command ``workbench``: demo, lab, train, report, claims, doctor, pretrain.
 
 Heavy imports stay inside the commands, so that ``workbench --help`` answers at once. What a user can
 mend is one sentence on stderr and exit status 2; a failed run is 1; Ctrl-C is 130.
@@ -80,6 +80,22 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("run", metavar="RUN", help="the run's folder")
     command.add_argument("-o", "--out", help="the page (default: report.html in the run's folder)")
     command.set_defaults(command=report)
+
+    command = commands.add_parser(
+        "claims", help="measure arms x seeds of a claim, and print its table"
+    )
+    command.add_argument(
+        "name", metavar="NAME", help="objectives, anchors, or a YAML file of your own"
+    )
+    command.add_argument("--arms", help="some of the arms, joined by commas (default: all)")
+    command.add_argument("--seeds", help="such as 0,1,2 or 5-9 (default: the claim's)")
+    command.add_argument("--base", metavar="MODEL", help="start from another model or folder")
+    command.add_argument("--out", help="folder of NAME.json (default: data/results or ./results)")
+    command.add_argument("--fresh", action="store_true", help="measure again what is there already")
+    command.add_argument(
+        "--smoke", action="store_true", help="two steps and one seed, into a scratch folder"
+    )
+    command.set_defaults(command=claims)
 
     command = commands.add_parser(
         "doctor", help="versions, GPU, what is missing or known to be bad"
@@ -228,6 +244,26 @@ def report(args: argparse.Namespace) -> None:
         print(f"Wrote {run.report(out)}")
     except OSError as error:
         raise WorkbenchError(f"The page {out} can't be written: {error}.") from error
+
+
+def claims(args: argparse.Namespace) -> None:
+    """Measure the missing cells of a claim and print the table of all that is in its file."""
+    from workbench.claims import table
+    from workbench.claims.measure import measure
+    from workbench.claims.plan import parse_seeds, read_claim
+
+    claim = read_claim(args.name)
+    print("\n".join([claim.title, *claim.questions]))
+    path = measure(
+        claim,
+        arms=[arm.strip() for arm in args.arms.split(",")] if args.arms is not None else (),
+        seeds=parse_seeds(args.seeds) if args.seeds is not None else (),
+        base=args.base,
+        out=args.out,
+        smoke=args.smoke,
+        fresh=args.fresh,
+    )
+    print(f"\n{table(path)}\n\nWritten to {path}")
 
 
 def doctor(args: argparse.Namespace) -> int:

@@ -1,0 +1,152 @@
+"""Claim: one file of data/claims, checked. What to train, how often, and what to compare. No torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from workbench.claims.results import BASE
+from workbench.packaged import data_path
+from workbench.recipe import FIELDS, Recipe
+from workbench.variants import WorkbenchError, lookup, unknown
+
+KEYS = ("title", "questions", "recipe", "evaluation", "seeds", "arms", "compare", "curve_every")
+SIZES = {"prompts": 128, "samples": 128, "ks": [1, 4, 8, 16, 64]}
+# What the base's measures depend on: the same in all arms.
+OF_BASE = ("model", "quantize", "device", "task", "task_args", "max_new_tokens")
+OWN = ("name", "seed", "eval_every", "eval_prompts", "eval_samples", "checkpoint_every")
+SMOKE = {"steps": 2, "prompts_per_step": 4, "group_size": 8}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One file of data/claims: what to train, how often, and what to compare."""
+
+    name: str
+    title: str
+    questions: tuple[str, ...]
+    shared: dict[str, Any]  # recipe fields of all arms
+    evaluation: dict[str, Any]  # prompts, samples, ks
+    seeds: tuple[int, ...]
+    arms: dict[str, dict[str, Any]]  # name -> changes of the recipe
+    notes: dict[str, str]
+    compare: tuple[tuple[str, str], ...] = ()
+    curve_every: int = 0  # steps between evaluations kept as a curve; 0: only the end
+
+    def base_recipe(self) -> Recipe:
+        """The recipe that all arms share."""
+        steps = self.shared.get("steps", Recipe().steps)
+        every = self.curve_every or steps
+        sizes = {
+            "eval_prompts": self.evaluation["prompts"],
+            "eval_samples": self.evaluation["samples"],
+        }
+        own = {"name": self.name, "eval_every": every, "checkpoint_every": steps, **sizes}
+        return Recipe.from_dict(self.shared | own)
+
+    def recipe_of(self, arm: str, seed: int = 0) -> Recipe:
+        """The recipe of one cell."""
+        changes = lookup(self.arms, "arm", arm)
+        return self.base_recipe().replace(**changes, name=f"{self.name}-{arm}", seed=seed)
+
+    def base_settings(self) -> dict[str, Any]:
+        """What the base's measures are true for."""
+        recipe = self.base_recipe().to_dict()
+        sizes = {key: self.evaluation[key] for key in ("prompts", "samples")}
+        return {key: recipe[key] for key in OF_BASE if key != "device"} | sizes
+
+    def smoke(self) -> Claim:
+        """The same claim in a size that only shows that it runs: one seed, two steps, four prompts."""
+        given = Recipe().to_dict() | self.shared
+        small = {key: min(value, given[key]) for key, value in SMOKE.items()}
+        arms = {
+            name: {key: value for key, value in changes.items() if key not in SMOKE}
+            for name, changes in self.arms.items()
+        }
+        ks = self.evaluation["ks"]
+        return dataclasses.replace(
+            self, shared=self.shared | small, arms=arms, seeds=self.seeds[:1],
+            evaluation={"prompts": 4, "samples": max(ks), "ks": ks}, curve_every=0,
+        )  # fmt: skip
+
+
+def names() -> list[str]:
+    """The shipped claims."""
+    return sorted(path.stem for path in data_path("claims").glob("*.yaml"))
+
+
+def read_claim(name: str | os.PathLike[str]) -> Claim:
+    """A shipped claim by its name, or the claim in a YAML file of your own."""
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml"):
+        if str(name) not in names():
+            raise WorkbenchError(unknown("claim", str(name), names()))
+        path = data_path("claims", f"{name}.yaml")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise WorkbenchError(
+            f"The claim {path} can't be read: {' '.join(str(error).split())}."
+        ) from error
+    return claim_from(path.stem, values)
+
+
+def claim_from(name: str, values: Any) -> Claim:
+    """The claim in the values of its file, checked."""
+    if not isinstance(values, Mapping) or not isinstance(values.get("arms"), Mapping):
+        raise WorkbenchError(f"Claim {name} has no arms; give 'arms:' with a name for each.")
+    for key in values:
+        if key not in KEYS:
+            raise WorkbenchError(unknown(f"part of claim {name}", key, KEYS))
+    arms = {str(arm): dict(changes or {}) for arm, changes in values["arms"].items()}
+    notes = {arm: str(changes.pop("note", "")) for arm, changes in arms.items()}
+    for arm, changes in arms.items():
+        for field in changes:
+            lookup(FIELDS, f"recipe field of arm {arm}", field)
+            if field in (*OF_BASE, *OWN):
+                raise WorkbenchError(
+                    f"Arm {arm} of claim {name} sets {field}, which all arms share; remove it there."
+                )
+    compare = tuple((str(arm), str(control)) for arm, control in values.get("compare") or ())
+    for arm in (arm for pair in compare for arm in pair):
+        if arm not in (BASE, *arms):
+            raise WorkbenchError(unknown(f"arm in 'compare' of claim {name}", arm, (BASE, *arms)))
+    evaluation = SIZES | (values.get("evaluation") or {})
+    if max(evaluation["ks"]) > evaluation["samples"]:
+        raise WorkbenchError(
+            f"Claim {name} asks for pass@{max(evaluation['ks'])} of {evaluation['samples']} samples; "
+            "give evaluation.samples at least the greatest of evaluation.ks."
+        )
+    return Claim(
+        name=name,
+        title=str(values.get("title", name)),
+        questions=tuple(values.get("questions") or ()),
+        shared=dict(values.get("recipe") or {}),
+        evaluation=evaluation,
+        seeds=tuple(values.get("seeds") or range(5)),
+        arms=arms,
+        notes=notes,
+        compare=compare,
+        curve_every=int(values.get("curve_every") or 0),
+    )
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """(0, 1, 2, 7) of "0-2,7"."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        try:
+            seeds += range(int(first), int(last if dash else first) + 1)
+        except ValueError:
+            seeds = []
+            break
+    if not seeds or any(seed >= 2**31 for seed in seeds):
+        raise WorkbenchError(f"--seeds is {text!r}; give whole numbers such as 0,1,2 or 0-4.")
+    return tuple(dict.fromkeys(seeds))
