@@ -309,69 +309,6 @@ def test_masked_tokens_pay_nothing(name):
     assert guide_values(tokens)[0].tolist() == pytest.approx([1.4, 1.4, 1.0])
 
 
-# ------------------------------------------------------------------ the optimum of sage.md 2.2
-
-WORLD = {
-    "reward": torch.tensor([1.0, 0.0, 1.0, 0.0, 0.0], dtype=torch.float64),
-    "reference": torch.log_softmax(
-        torch.tensor([0.1, 1.0, -1.2, 0.4, 0.0], dtype=torch.float64), 0
-    ),
-    "q": torch.tensor([0.7, 1.2, 1.4, 0.6, 1.0], dtype=torch.float64),
-}
-BETA = 0.4
-
-
-def objective(logp, anchor):
-    return (logp.exp() * WORLD["reward"]).sum() - BETA * reverse_kl(logp, anchor)
-
-
-def tilted_optimum(anchor):
-    return torch.log_softmax(anchor + WORLD["reward"] / BETA, 0)
-
-
-def test_sage_is_the_plain_objective_with_a_bonus_of_beta_log_q():
-    """sage.md 2.2 (1), for any policy."""
-    reference, q = WORLD["reference"], WORLD["q"]
-    mass = (q * reference.exp()).sum()
-    anchor = (q * reference.exp() / mass).log()
-    logp = torch.log_softmax(torch.tensor([0.3, -0.1, 0.9, 0.0, -2.0], dtype=torch.float64), 0)
-    bonus = BETA * ((logp.exp() * q.log()).sum() - mass.log())
-    torch.testing.assert_close(objective(logp, anchor), objective(logp, reference) + bonus)
-
-
-def test_the_optimum_is_the_plain_one_times_q():
-    """sage.md 2.2 (2): it maximises the objective, and scaling q does nothing."""
-    reference, q = WORLD["reference"], WORLD["q"]
-    anchor = torch.log_softmax(reference + q.log(), 0)
-    best = tilted_optimum(anchor)
-    plain = tilted_optimum(reference).exp()
-    torch.testing.assert_close(best.exp(), plain * q / (plain * q).sum())
-    logits = best.clone().requires_grad_()
-    objective(logits.log_softmax(0), anchor).backward()
-    assert logits.grad.abs().max() < 1e-12
-    torch.manual_seed(5)
-    for _ in range(50):
-        other = torch.log_softmax(best + 0.3 * torch.randn(5, dtype=torch.float64), 0)
-        assert objective(other, anchor) < objective(best, anchor)
-    tripled = tilted_optimum(torch.log_softmax(reference + (3 * q).log(), 0))
-    torch.testing.assert_close(tripled, best)
-
-
-def test_the_odds_of_a_right_answer_move_by_the_mean_q_of_right_over_wrong():
-    """sage.md 2.2 (3)."""
-    reference, q, right = WORLD["reference"], WORLD["q"], WORLD["reward"]
-    plain = tilted_optimum(reference).exp()
-    best = tilted_optimum(torch.log_softmax(reference + q.log(), 0)).exp()
-
-    def odds(policy):
-        return (policy * right).sum() / (policy * (1 - right)).sum()
-
-    def mean_q(wanted):
-        return (plain * q * wanted).sum() / (plain * wanted).sum()
-
-    torch.testing.assert_close(odds(best) / odds(plain), mean_q(right) / mean_q(1 - right))
-
-
 # ------------------------------------------------------------------ whole completions of two tokens
 
 FIRST = torch.tensor([0.2, -0.4, 0.7], dtype=torch.float64)
