@@ -278,7 +278,7 @@ def best_alpha(
     low: float = -0.5,
     high: float = 3.0,
 ) -> float:
-    """The alpha of objective rl2ml, from low to high, with the largest `metric_gain`, to 1e-5.
+    """The alpha of objective rl2ml, from low to high, with the largest `metric_gain`, to 1e-3.
 
     estimator score_baseline gives each alpha its own `optimal_baseline`. Raises WorkbenchError where the
     metric has no slope at any p. Source: derived; RL2ML chooses so, our formula is a reconstruction.
@@ -292,10 +292,10 @@ def best_alpha(
         raise WorkbenchError(f"{metric} has no slope at any of these p; give some between 0 and 1.")
     slope = slope / slope.max()  # R is only compared; the square of a tiny slope would be 0
     left, right = low, high
-    while right - left > 1e-5:
-        alphas = np.linspace(left, right, 36)
+    for size in (36, 12, 12, 12, 12):  # each round looks closer around the best of the last
+        alphas = np.linspace(left, right, size)
         best = int(prompts.gain(*_family(alphas, N, estimator, prompts), slope).argmax())
-        left, right = alphas[max(best - 1, 0)], alphas[min(best + 1, 35)]
+        left, right = alphas[max(best - 1, 0)], alphas[min(best + 1, size - 1)]
     return float(alphas[best])
 
 
