@@ -41,7 +41,7 @@ CHANGED = Recipe(
         ({"rewards": {"correct": float("inf")}}, "is inf; give a finite one"),
         ({"rewards": {"correct": "1"}}, "rewards.'correct'. is '1'; give a number"),
         ({"rewards": ["correct"]}, "give a dictionary"),
-        ({"group_size": 1}, "group_size is 1, but objective 'rloo' compares.*at least 2"),
+        ({"group_size": 1}, "group_size is 1, but objective 'rloo' .*at least 2 completions"),
         ({"group_size": 2.5}, "group_size is 2.5; give a whole number"),
         ({"learning_rate": -1e-3}, "learning_rate is -0.001; give 0 to 1"),
         ({"learning_rate": float("nan")}, "learning_rate is nan; give a finite number"),

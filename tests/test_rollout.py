@@ -1,4 +1,4 @@
-"""sample() and token_stats() against transformers' generate, full forward passes and enumeration."""
+"""sample() and read() against transformers' generate, full forward passes and enumeration."""
 
 import threading
 
@@ -7,11 +7,15 @@ import pytest
 import torch
 
 from workbench import rollout
-from workbench.rollout import sample, token_stats
+from workbench.rollout import read, sample
 from workbench.sampling import filter_logits
 from workbench.variants import WorkbenchError
 
 FAMILIES = ["llama", "qwen2", "qwen3", "gemma2", "gemma3_text"]
+
+
+def token_stats(policy, rollouts, indices=None):
+    return read(policy, rollouts, indices).logprobs_entropies()
 
 
 def ask(*texts):
@@ -237,7 +241,7 @@ def gradients(policy):
 @pytest.mark.parametrize(
     ("family", "quantize"), [*[(f, "none") for f in FAMILIES], ("llama", "nf4")]
 )
-def test_token_stats_equal_the_naive_pass_in_value_and_gradient(
+def test_read_equal_the_naive_pass_in_value_and_gradient(
     policy_of, monkeypatch, family, quantize, packed
 ):
     if not packed:
@@ -267,7 +271,7 @@ def test_token_stats_equal_the_naive_pass_in_value_and_gradient(
     assert (mine - naive).abs().max() < 2e-4 * naive.abs().max()
 
 
-def test_token_stats_of_the_reference_are_the_bases(policy_of, toy_family):
+def test_read_of_the_reference_are_the_bases(policy_of, toy_family):
     from transformers import AutoModelForCausalLM
 
     policy = policy_of()

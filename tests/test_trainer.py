@@ -105,13 +105,13 @@ def test_groups_without_signal_are_counted_and_cost_no_forward_pass(
     toy_recipe, no_step, monkeypatch
 ):
     seen = []
-    whole = trainer.token_stats
+    whole = trainer.read
 
     def spy(policy, rollouts, indices=None):
         seen.append(None if indices is None else indices.tolist())
         return whole(policy, rollouts, indices)
 
-    monkeypatch.setattr(trainer, "token_stats", spy)
+    monkeypatch.setattr(trainer, "read", spy)
     recipe = toy_recipe.replace(objective=first_group_only, quantize="none")
     state = prepare(recipe)
     report = train_step(state, recipe)
@@ -208,12 +208,23 @@ def test_weight_zero_measures_without_training(toy_recipe):
     assert torch.equal(found[0], found[1])
 
 
-def test_every_objective_takes_every_reward_of_the_table(toy_recipe):
-    """A person who toggles through the tables never meets a pair that ends the run."""
-    for objective in OBJECTIVES:
-        recipe = toy_recipe.replace(objective=objective, rewards=dict.fromkeys(REWARDS, 0.5))
-        report = train_step(prepare(recipe), recipe)
-        assert report.advantages_PG.isfinite().all(), objective
+def test_every_pair_of_objective_and_reward_trains_or_is_refused_before_the_run(toy_recipe):
+    """A person who toggles through the tables never meets a pair that ends a run."""
+    refused = []
+    for objective, row in OBJECTIVES.items():
+        changes = {"k": 2} if "k" in row.defaults else {}
+        changes |= {"beta": [2.0, 1.0, 0.5]} if "beta" in row.defaults else {}
+        for reward in REWARDS:
+            fields = {"objective": objective, "objective_args": changes, "rewards": {reward: 1.0}}
+            try:
+                recipe = toy_recipe.replace(**fields)
+            except WorkbenchError:
+                refused.append((objective, reward))
+                continue
+            report = train_step(prepare(recipe), recipe)
+            assert report.advantages_PG.isfinite().all(), objective
+    assert {reward for _, reward in refused} == {"overlong"}
+    assert {name for name, row in OBJECTIVES.items() if row.bounds} == {name for name, _ in refused}
 
 
 def broken_objective(rewards_PG):

@@ -38,7 +38,9 @@ def weighted(
         wins = np.arange(1, group)
         factor = coefficients(group - 1)[wins - 1] / (group - 1)
         success_K[1:group], failure_K[1:group] = (group - wins) * factor, -wins * factor
-        return counted(rewards_PG, success_K, failure_K)
+        differing_P1 = (rewards_PG != rewards_PG[..., :1]).any(-1, keepdim=True)
+        # Equal rewards give exactly 0, whatever their rounding.
+        return counted(rewards_PG, success_K, failure_K) * differing_P1
     success_K[1:] = coefficients(group)
     if estimator == "score_baseline":
         success_K, failure_K = success_K - float(baseline), failure_K - float(baseline)

@@ -5,7 +5,8 @@ metrics.jsonl        one line a step, flushed at once; step 0 is the base model
 events.jsonl         what changed and when: updates, forks, resumes, failures
 rollouts/000010.parquet
 checkpoints/000010/  adapter_model.safetensors + adapter_config.json (plain peft), optimizer.safetensors,
-                     state.json (step, recipe, file sizes); complete or absent, never half
+                     reference.safetensors (only of a moving reference), state.json (step, recipe,
+                     memory, file sizes); complete or absent, never half
 status.json          what the run is doing, and which process does it
 error.txt            the traceback of a failed run
 """
@@ -35,6 +36,7 @@ from workbench.variants import WorkbenchError
 
 FORMAT = 1  # raised when the layout of a run's folder changes
 OWN_FILES = ("adapter_model.safetensors", "adapter_config.json", "optimizer.safetensors")
+REFERENCE_FILE = "reference.safetensors"  # only where the reference moves
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,10 @@ class RunFolder:
         partial.mkdir(parents=True)
         state.policy.save(partial)
         save_file(optimizer_tensors(state), partial / "optimizer.safetensors")
-        self._seal(partial, state.step, recipe)
+        if state.memory.reference is not None:
+            tensors = {name: t.cpu().contiguous() for name, t in state.memory.reference.items()}
+            save_file(tensors, partial / REFERENCE_FILE)
+        self._seal(partial, state.step, recipe, state.memory.to_dict())
         if target.exists():
             shutil.rmtree(target)
         os.replace(partial, target)
@@ -179,25 +184,30 @@ class RunFolder:
         partial = target.with_name(f".part-{target.name}")
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(source, partial)
-        self._seal(partial, int(source.name), recipe)
+        self._seal(partial, int(source.name), recipe, _state_record(source).get("memory", {}))
         os.replace(partial, target)
         return target
 
     @staticmethod
-    def _seal(folder: Path, step: int, recipe: Recipe) -> None:
+    def _seal(folder: Path, step: int, recipe: Recipe, memory: dict[str, Any]) -> None:
         """Write state.json last, with the sizes of the other files, and push all of it to the disk."""
-        sizes = {name: (folder / name).stat().st_size for name in OWN_FILES}
-        record = {"format": FORMAT, "step": step, "recipe": recipe.to_dict(), "sizes": sizes}
+        names = [name for name in (*OWN_FILES, REFERENCE_FILE) if (folder / name).exists()]
+        record = {
+            "format": FORMAT,
+            "step": step,
+            "recipe": recipe.to_dict(),
+            "memory": memory,
+            "sizes": {name: (folder / name).stat().st_size for name in names},
+        }
         (folder / "state.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
-        for name in (*OWN_FILES, "state.json"):
+        for name in (*names, "state.json"):
             with (folder / name).open("rb") as file:
                 os.fsync(file.fileno())
 
 
 def read_checkpoint_recipe(checkpoint: Path, functions: Iterable[Any] = ()) -> Recipe:
     """The recipe that was in force when `checkpoint` was written."""
-    record = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
-    return Recipe.from_dict(record["recipe"], functions)
+    return Recipe.from_dict(_state_record(checkpoint)["recipe"], functions)
 
 
 def restore(state: State, checkpoint: Path) -> None:
@@ -205,6 +215,9 @@ def restore(state: State, checkpoint: Path) -> None:
     try:
         state.policy.load_state(load_file(checkpoint / "adapter_model.safetensors"))
         tensors = load_file(checkpoint / "optimizer.safetensors")
+        kept = checkpoint / REFERENCE_FILE
+        device = str(state.policy.device)
+        reference = load_file(kept, device=device) if kept.exists() else None
     except (SafetensorError, OSError) as error:
         raise WorkbenchError(
             f"Checkpoint {checkpoint.name} can't be read ({error}); delete its folder "
@@ -219,7 +232,9 @@ def restore(state: State, checkpoint: Path) -> None:
                 key: value if key == "step" else value.to(parameter.device)
                 for key, value in slots.items()
             }
-    state.step = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))["step"]
+    record = _state_record(checkpoint)
+    state.memory.load(record.get("memory", {}), reference)
+    state.step = record["step"]
     state.policy.refresh_sampler()
 
 
@@ -266,10 +281,14 @@ def rollout_table(report: Report, state: State) -> pa.Table:
     )
 
 
+def _state_record(checkpoint: Path) -> dict[str, Any]:
+    return json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+
+
 def _complete(checkpoint: Path) -> bool:
     """True when state.json can be read and every file has the size it says."""
     try:
-        record = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+        record = _state_record(checkpoint)
         return record["format"] == FORMAT and all(
             (checkpoint / name).stat().st_size == size for name, size in record["sizes"].items()
         )

@@ -20,7 +20,7 @@ import math
 import re
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,23 @@ class Policy:
     def reference(self) -> contextlib.AbstractContextManager[None]:
         """Inside this context `model` is the base: its adapter is off."""
         return self.model.disable_adapter()
+
+    @contextlib.contextmanager
+    def holding(self, adapter: Mapping[str, Tensor]) -> Iterator[None]:
+        """Inside this context the model carries another adapter, given by the names of `trainable()`.
+
+        Only the storage is exchanged, so a graph that was built before may be differentiated afterwards.
+        """
+        own = {name: parameter.data for name, parameter in self.trainable()}
+        try:
+            for name, parameter in self.trainable():
+                parameter.data = adapter[name]
+            self.refresh_sampler()
+            yield
+        finally:
+            for name, parameter in self.trainable():
+                parameter.data = own[name]
+            self.refresh_sampler()
 
     def sampler(self) -> nn.Module:
         """The module to sample from: base + adapter as plain matrices, up to date with the adapter.

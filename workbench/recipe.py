@@ -105,10 +105,27 @@ class Recipe:
     anchor: str | Callable[..., Any] = _field("reverse_kl", "What ties it to the base.", live=True)
     anchor_args: dict[str, Any] = _field({}, "Parameters of the anchor.", live=True)
     beta: float = _field(0.0, "Weight of the anchor; 0 switches it off.", low=0, live=True)
+    kl_target: float = _field(
+        0.0, "KL to hold, in nats a token: beta is raised and lowered towards it; 0 leaves beta alone.",
+        low=0, live=True,
+    )  # fmt: skip
+    reference: str = _field(
+        "fixed", "What the anchor ties to: the base, a moving average of the policy, or its last copy.",
+        choices=("fixed", "moving_average", "periodic"), live=True,
+    )  # fmt: skip
+    reference_rate: float = _field(
+        0.05, "Share of the policy that a moving average takes in after each step.",
+        above=0, high=1, live=True,
+    )  # fmt: skip
+    reference_every: int = _field(20, "Steps between periodic copies.", low=1, live=True)
 
     prompts_per_step: int = _field(16, "Prompts in a step (P).", low=1)
     group_size: int = _field(16, "Completions of each prompt (G).", low=1)
     max_new_tokens: int = _field(64, "Longest completion, in tokens.", low=1)
+    refill_rounds: int = _field(
+        0, "Rounds of new prompts that may replace the groups of a step that have no signal.",
+        low=0, high=16, live=True,
+    )  # fmt: skip
     temperature: float = _field(1.0, "Sampling temperature.", above=0, high=10, live=True)
     top_p: float = _field(1.0, "Nucleus sampling; 1 keeps all tokens.", above=0, high=1, live=True)
     top_k: int = _field(0, "Sample among the k likeliest tokens; 0 keeps all.", low=0, live=True)
@@ -140,7 +157,10 @@ class Recipe:
                 row.check(str(getattr(self, kind)), getattr(self, f"{kind}_args"))
         make_task(self.task, **self.task_args)
         self._check_rewards()
+        self._check_range()
         self._check_sizes()
+        if self.kl_target and not self.beta:
+            raise WorkbenchError("kl_target moves beta from where it is; give beta more than 0.")
 
     def _check_rewards(self) -> None:
         for reward, weight in self.rewards.items():
@@ -155,12 +175,30 @@ class Recipe:
         if not any(self.rewards.values()):
             raise WorkbenchError("All reward weights are 0; give at least one reward a weight.")
 
+    def _check_range(self) -> None:
+        """Refuse at once what the objective would refuse at the next step; own functions are not known."""
+        row = self.variant("objective")
+        if not isinstance(row, Variant) or row.bounds is None or own_functions(vars(self)):
+            return
+        low = high = 0.0
+        for name, weight in self.rewards.items():
+            bounds = REWARDS[name].bounds or (-math.inf, math.inf)
+            ends = sorted(weight * end if weight else 0.0 for end in bounds)
+            low, high = low + ends[0], high + ends[1]
+        if low < row.bounds[0] - 1e-6 or high > row.bounds[1] + 1e-6:
+            allowed = f"{row.bounds[0]:g} to {row.bounds[1]:g}".replace("to inf", "upwards")
+            raise WorkbenchError(
+                f"Objective {_name(self.objective)!r} takes total rewards from {allowed}, but with these "
+                f"weights they go from {low:g} to {high:g}; change the weights or choose 'rloo'."
+            )
+
     def _check_sizes(self) -> None:
-        needed = getattr(self.variant("objective"), "min_group", 1)
+        row = self.variant("objective")
+        needed = row.group_needed(self.objective_args) if isinstance(row, Variant) else 1
         if self.group_size < needed:
             raise WorkbenchError(
-                f"group_size is {self.group_size}, but objective {_name(self.objective)!r} compares "
-                f"completions of one prompt and needs at least {needed}."
+                f"group_size is {self.group_size}, but objective {_name(self.objective)!r} with these "
+                f"parameters needs at least {needed} completions of each prompt."
             )
         if self.minibatches > self.prompts_per_step:
             raise WorkbenchError(

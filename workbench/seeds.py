@@ -14,7 +14,8 @@ import torch
 
 from workbench.recipe import Recipe
 
-SAMPLING, ORDER, DROPOUT = range(3)  # independent streams of one step
+# Independent streams of one step.
+SAMPLING, ORDER, DROPOUT, ANCHOR, REFERENCE, REFILL = range(6)  # REFILL + n is round n
 
 
 def step_seed(seed: int, step: int, stream: int) -> int:
@@ -33,6 +34,12 @@ def prompt_indices(recipe: Recipe, step: int, rows: int) -> list[int]:
             orders[turn] = np.random.default_rng([recipe.seed, turn]).permutation(rows)
         chosen.append(int(orders[turn][place]))
     return chosen
+
+
+def refill_indices(recipe: Recipe, step: int, number: int, count: int, rows: int) -> list[int]:
+    """Rows of refill round `number` (from 1) of a step: drawn anew, apart from the walk through the split."""
+    random = np.random.default_rng([recipe.seed, step, REFILL, number])
+    return [int(i) for i in random.choice(rows, size=count, replace=count > rows)]
 
 
 @contextlib.contextmanager

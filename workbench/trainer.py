@@ -5,14 +5,16 @@
     3. Score every completion with every reward; the weighted sum is the reward that counts.
        A weight of 0 measures without training.
     4. Turn each group's rewards into advantages (`objectives`).
+       Groups whose advantages are all 0 may be replaced by new prompts (`refill`).
     5. Leave out groups whose advantages are all 0, unless an anchor still pulls on them; count them.
     6. For each epoch and minibatch (whole groups): recompute log-probs with gradient, take
-       surrogate loss + beta * anchor, aggregate over tokens, clip the gradient, step AdamW.
-    7. Report numbers; nothing here writes files or knows of widgets.
+       surrogate loss + beta * anchor (`anchoring`), aggregate over tokens, clip the gradient, step AdamW.
+    7. Move what moves with the run (`memory`): beta, the reference, the record of success rates.
+    8. Report numbers; nothing here writes files or knows of widgets.
 
-A step is a function of (weights, optimiser, recipe, step number): its randomness comes from the seed and the
-step, so a run that is resumed from a checkpoint repeats itself. The reference is the same model with its
-adapter off. Left out on purpose: a value network, learning-rate schedules, and refilling of dead groups.
+A step is a function of (weights, optimiser, memory, recipe, step number): its randomness comes from the seed
+and the step, so a run that is resumed from a checkpoint repeats itself. The reference is the same model with
+its adapter off, unless the recipe moves it. Left out on purpose: a value network, learning-rate schedules.
 """
 
 from __future__ import annotations
@@ -26,12 +28,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from workbench.anchoring import Anchoring, prepare_anchor
 from workbench.anchors import kl_value
+from workbench.measures import group_measures, masked_mean, rollout_measures
+from workbench.memory import (
+    Memory,
+    adapt_beta,
+    effective_beta,
+    move_reference,
+    objective_arguments,
+    remember_groups,
+)
 from workbench.models import Policy, load_policy
 from workbench.recipe import Recipe
-from workbench.rewards import compute
-from workbench.rollout import Rollouts, sample, token_stats
-from workbench.seeds import ORDER, SAMPLING, prompt_indices, seeded_dropout, step_seed
+from workbench.refill import refilled
+from workbench.rollout import Rollouts, read
+from workbench.scoring import Scored, score
+from workbench.seeds import (
+    ORDER,
+    REFILL,
+    SAMPLING,
+    prompt_indices,
+    refill_indices,
+    seeded_dropout,
+    step_seed,
+)
 from workbench.variants import WorkbenchError
 
 
@@ -45,13 +66,14 @@ class NonFiniteError(WorkbenchError):
 
 @dataclass
 class State:
-    """What changes while training: the policy's adapter, the optimiser and the number of steps done."""
+    """What changes while training: the policy's adapter, the optimiser, the memory and the step."""
 
     policy: Policy
     optimizer: torch.optim.Optimizer
     task: Any
     rows: Any  # the training split
     eval_rows: list[dict[str, Any]]
+    memory: Memory
     step: int = 0
 
 
@@ -72,8 +94,8 @@ class Batch:
     """The part of a step that the update needs, on the model's device."""
 
     rollouts: Rollouts
-    advantages_B1: Tensor
-    reference_BT: Tensor | None  # the reference's log-probs; None without an anchor
+    advantages_BT: Tensor  # (B, 1), or (B, T) where an anchor acts through the reward
+    anchoring: Anchoring | None  # None without an anchor
 
 
 def prepare(recipe: Recipe) -> State:
@@ -96,7 +118,8 @@ def prepare(recipe: Recipe) -> State:
         lr=recipe.learning_rate,
         weight_decay=recipe.weight_decay,
     )
-    return State(policy, optimizer, task, task.dataset("train"), eval_rows)
+    memory = Memory.fresh(recipe.group_size)
+    return State(policy, optimizer, task, task.dataset("train"), eval_rows, memory)
 
 
 def train_step(state: State, recipe: Recipe, *, measure_kl: bool = False) -> Report:
@@ -106,42 +129,47 @@ def train_step(state: State, recipe: Recipe, *, measure_kl: bool = False) -> Rep
     rollout/tokens (sum); train/entropy (nats a token, while sampling), train/mismatch (mean
     |trainer - sampler log-prob|), train/kl (nats a token, k1 against the reference; present where the
     reference was run), train/loss, train/grad_norm (before clipping), train/ratio_gap (mean |ratio - 1|),
-    train/learning_rate, train/beta; groups/zero_signal, groups/solved_all, groups/solved_none (shares);
-    groups/advantage (mean |advantage|); time/sample, time/reward, time/update, time/step (seconds).
+    train/learning_rate, train/beta, train/alpha (of an objective that has one), train/guide and
+    train/guided (mean q and share of tokens with q off 1, of an anchor with a guide);
+    groups/zero_signal, groups/solved_all, groups/solved_none (shares, before any refill),
+    groups/refilled (share), groups/update_scale (mean over groups of sum_i r_i A_i / G, with 0/1 rewards
+    the multiplier of the group's mean success score), groups/advantage (mean |advantage|);
+    time/sample, time/reward, time/update, time/step (seconds).
     """
     started = time.perf_counter()
     step = state.step + 1
-    rows = [state.rows[i] for i in prompt_indices(recipe, step, len(state.rows))]
-    rollouts = sample(
-        state.policy,
-        [state.task.messages(row) for row in rows],
-        rows=rows,
-        group_size=recipe.group_size,
-        max_new_tokens=recipe.max_new_tokens,
-        temperature=recipe.temperature,
-        top_p=recipe.top_p,
-        top_k=recipe.top_k,
-        min_p=recipe.min_p,
-        seed=step_seed(recipe.seed, step, SAMPLING),
+    chosen = prompt_indices(recipe, step, len(state.rows))
+    arguments = objective_arguments(recipe, state.memory)
+
+    def draw(indices: list[int], stream: int) -> Scored:
+        rows = [state.rows[i] for i in indices]
+        seed = step_seed(recipe.seed, step, stream)
+        return score(state.policy, state.task, rows, recipe, arguments, seed)
+
+    def draw_more(number: int, count: int) -> Scored:
+        indices = refill_indices(recipe, step, number, count, len(state.rows))
+        return draw(indices, REFILL + number)
+
+    first = draw(chosen, SAMPLING)
+    batch, replaced = refilled(first, recipe.refill_rounds, draw_more)
+    metrics = group_measures(first) | rollout_measures(batch)
+    metrics["groups/refilled"] = len(replaced) / recipe.prompts_per_step
+    if "alpha" in arguments:
+        metrics["train/alpha"] = arguments["alpha"]
+    report = Report(
+        step, metrics, batch.rollouts, batch.rewards, batch.total_PG, batch.advantages_PG
     )
-    sampled = time.perf_counter()
-
-    rewards = compute(recipe.reward_functions(), rollouts, state.task)
-    total_PG = weighted_sum(rewards, recipe.reward_weights())
-    advantages_PG = advantages(recipe, total_PG)
-    scored = time.perf_counter()
-
-    metrics = batch_metrics(rollouts, rewards, total_PG, advantages_PG)
-    report = Report(step, metrics, rollouts, rewards, total_PG, advantages_PG)
+    updating = time.perf_counter()
     metrics |= update(state, recipe, report, measure_kl=measure_kl)
+    remember_groups(state.memory, first.total_PG)
+    move_reference(state.memory, recipe, state.policy, step)
     state.step = step
     ended = time.perf_counter()
     metrics |= {
         "train/learning_rate": recipe.learning_rate,
-        "train/beta": recipe.beta,
-        "time/sample": sampled - started,
-        "time/reward": scored - sampled,
-        "time/update": ended - scored,
+        "time/sample": batch.sample_seconds,
+        "time/reward": batch.reward_seconds,
+        "time/update": ended - updating,
         "time/step": ended - started,
     }
     return report
@@ -151,10 +179,17 @@ def update(
     state: State, recipe: Recipe, report: Report, *, measure_kl: bool = False
 ) -> dict[str, float]:
     """Steps 5 and 6: every epoch and minibatch of a scored batch. Returns the train/ metrics."""
-    rollouts = report.rollouts
+    rollouts, memory = report.rollouts, state.memory
     anchored = recipe.beta > 0 and recipe.anchor != "none"
-    reference_BT = reference_logprobs(state, recipe, rollouts) if anchored or measure_kl else None
-    batch = Batch(rollouts, report.advantages_PG.reshape(-1, 1), reference_BT if anchored else None)
+    anchoring = None
+    if anchored or measure_kl:
+        messages = [state.task.messages(row) for row in rollouts.rows]
+        anchoring = prepare_anchor(recipe, state.policy, memory, rollouts, report.step, messages)
+    advantages_BT = report.advantages_PG.reshape(-1, 1)
+    credit_BT = anchoring.credit() if anchored else None
+    if credit_BT is not None:
+        advantages_BT = advantages_BT + credit_BT
+    batch = Batch(rollouts, advantages_BT, anchoring if anchored else None)
     pulled_P = (report.advantages_PG != 0).any(-1) | anchored
     signal_B = pulled_P.repeat_interleave(rollouts.G)
 
@@ -175,9 +210,13 @@ def update(
 
     count = max(sums.pop("updates"), 1.0)
     metrics |= {f"train/{name}": value / count for name, value in sums.items()}
-    if reference_BT is not None:
-        kl_BT = kl_value(rollouts.logprobs_BT, reference_BT)
+    metrics["train/beta"] = effective_beta(recipe, memory)
+    if anchoring is not None:
+        kl_BT = kl_value(rollouts.logprobs_BT, anchoring.sampled.reference_BT)
         metrics["train/kl"] = masked_mean(kl_BT, rollouts.mask_BT)
+    if anchored:
+        metrics |= anchoring.metrics()
+        adapt_beta(memory, recipe, metrics["train/kl"])
     return metrics
 
 
@@ -195,18 +234,16 @@ def backward(
     )
     gap = tokens = mismatch = 0.0
     for indices in kept_M.split(recipe.microbatch):
-        new_BT, _ = token_stats(state.policy, rollouts, indices)
+        reading = read(state.policy, rollouts, indices)
+        new_BT, entropies_BT = reading.logprobs_entropies()
         width = new_BT.shape[1]
-        old_BT = rollouts.logprobs_BT[indices, :width]
-        mask_BT = rollouts.mask_BT[indices, :width]
+        old_BT, mask_BT = rollouts.logprobs_BT[indices, :width], reading.mask_NT
         loss_BT = recipe.variant("surrogate")(
-            new_BT, old_BT, batch.advantages_B1[indices], **recipe.surrogate_args
+            new_BT, old_BT, batch.advantages_BT[indices, :width], mask_BT, **recipe.surrogate_args
         )
-        if batch.reference_BT is not None:
-            penalty_BT = recipe.variant("anchor")(
-                new_BT, batch.reference_BT[indices, :width], **recipe.anchor_args
-            )
-            loss_BT = loss_BT + recipe.beta * penalty_BT
+        if batch.anchoring is not None:
+            penalty_BT = batch.anchoring.penalty(reading, new_BT, entropies_BT, indices)
+            loss_BT = loss_BT if penalty_BT is None else loss_BT + penalty_BT
         loss = (loss_BT * weights_BT[indices, :width])[mask_BT].sum()
         loss.backward()
         sums["loss"] += float(loss.detach())
@@ -214,19 +251,10 @@ def backward(
         gap += float((difference.exp() - 1).abs().sum())
         mismatch += float(difference.abs().sum())
         tokens += len(difference)
+    if batch.anchoring is not None:
+        sums["loss"] += batch.anchoring.pull_to_drawn(indices_M)
     sums["ratio_gap"] += gap / max(tokens, 1.0)
     return mismatch / max(tokens, 1.0)
-
-
-@torch.no_grad()
-def reference_logprobs(state: State, recipe: Recipe, rollouts: Rollouts) -> Tensor:
-    """Log-probs of the completions under the reference: the model with its adapter off, (B, T)."""
-    found_BT = torch.zeros_like(rollouts.logprobs_BT)
-    with state.policy.reference():
-        for indices in torch.arange(rollouts.B, device=found_BT.device).split(recipe.microbatch):
-            logprobs_NT, _ = token_stats(state.policy, rollouts, indices)
-            found_BT[indices, : logprobs_NT.shape[1]] = logprobs_NT
-    return found_BT
 
 
 def clip_and_step(state: State, recipe: Recipe, report: Report, sums: dict[str, float]) -> None:
@@ -254,45 +282,3 @@ def minibatches(recipe: Recipe, step: int, rollouts: Rollouts) -> Iterator[Tenso
         order_P = torch.randperm(rollouts.P, generator=generator) if epoch else slice(None)
         for part_PG in rows_PG[order_P].tensor_split(recipe.minibatches):
             yield part_PG.reshape(-1).to(rollouts.mask_BT.device)
-
-
-def weighted_sum(rewards: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
-    """The reward that counts, (P, G); weight 0 leaves a reward out."""
-    parts = [weights[name] * values for name, values in rewards.items() if weights[name]]
-    return torch.stack(parts).sum(0)
-
-
-def advantages(recipe: Recipe, total_PG: Tensor) -> Tensor:
-    """The objective's advantages, (P, G), checked for shape."""
-    values_PG = recipe.variant("objective")(total_PG, **recipe.objective_args)
-    if tuple(values_PG.shape) != tuple(total_PG.shape):
-        raise WorkbenchError(
-            f"The objective returned shape {tuple(values_PG.shape)}; "
-            f"return one advantage per reward, shape {tuple(total_PG.shape)}."
-        )
-    return values_PG.detach()
-
-
-def batch_metrics(
-    rollouts: Rollouts, rewards: dict[str, Tensor], total_PG: Tensor, advantages_PG: Tensor
-) -> dict[str, float]:
-    """The reward/, rollout/ and groups/ metrics and train/entropy of a scored batch."""
-    metrics = {f"reward/{name}": float(values.mean()) for name, values in rewards.items()}
-    metrics["reward/total"] = float(total_PG.mean())
-    if "correct" in rewards:
-        solved_P = (rewards["correct"] >= 1).float().mean(-1)
-        metrics["groups/solved_all"] = float((solved_P == 1).float().mean())
-        metrics["groups/solved_none"] = float((solved_P == 0).float().mean())
-    return metrics | {
-        "groups/zero_signal": float((advantages_PG == 0).all(-1).float().mean()),
-        "groups/advantage": float(advantages_PG.abs().mean()),
-        "rollout/length": float(rollouts.lengths_B.float().mean()),
-        "rollout/tokens": float(rollouts.mask_BT.sum()),
-        "rollout/truncated": float(rollouts.truncated_B.float().mean()),
-        "train/entropy": masked_mean(rollouts.entropies_BT, rollouts.mask_BT),
-    }
-
-
-def masked_mean(values_BT: Tensor, mask_BT: Tensor) -> float:
-    """Mean over the generated tokens."""
-    return float(values_BT[mask_BT].mean()) if bool(mask_BT.any()) else 0.0

@@ -1,0 +1,224 @@
+"""The anchor over one batch of rollouts: what its row gets to see, and how its penalty reaches the loss.
+
+A row's penalty acts in one of three ways (`anchors`): beta times it joins the loss; or it is taken from the
+reward, as credit for each token; or it is the loss of completions that the reference wrote. The reference is
+run here, once per batch, and again where a row asks for the exact KL.
+
+B completions of T tokens, N chosen ones, M those of one minibatch, P prompts, G completions of each.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workbench.anchors import AnchorTokens, guide_values
+from workbench.memory import Memory, base_adapter, effective_beta, reference_of
+from workbench.models import Policy
+from workbench.recipe import Recipe
+from workbench.rollout import Messages, Reading, Rollouts, read, sample
+from workbench.seeds import ANCHOR, REFERENCE, step_seed
+
+DRAWN_SHARE = 4  # of G completions of a prompt, one in this many is drawn from the reference
+
+
+@dataclass(frozen=True)
+class Anchoring:
+    """The anchor of `recipe` on one batch; `prepare_anchor` makes it."""
+
+    recipe: Recipe
+    policy: Policy
+    memory: Memory
+    rollouts: Rollouts
+    sampled: AnchorTokens  # the whole batch as recorded while sampling
+    drawn: (
+        Rollouts | None
+    )  # completions of the same prompts by the reference, for rows that want them
+
+    @property
+    def beta(self) -> float:
+        """The weight of the penalty in this step."""
+        return effective_beta(self.recipe, self.memory)
+
+    def penalty(
+        self, reading: Reading, logprobs_NT: Tensor, entropies_NT: Tensor, indices_N: Tensor
+    ) -> Tensor | None:
+        """beta * penalty of the chosen completions, (N, T); None where it acts elsewhere."""
+        if self.drawn is not None or _asks(self.recipe, "acts_in_reward"):
+            return None
+        width = logprobs_NT.shape[1]
+        tokens = AnchorTokens(
+            logprobs_BT=logprobs_NT,
+            reference_BT=self.sampled.reference_BT[indices_N, :width],
+            mask_BT=reading.mask_NT,
+            entropies_BT=entropies_NT.detach(),
+            step=self.sampled.step,
+            steps=self.sampled.steps,
+            noise_2BT=self.sampled.noise_2BT[:, indices_N, :width],
+            sampled=self.sampled,
+            exact=functools.partial(
+                _exact, self.policy, self.memory, self.rollouts, reading, indices_N
+            ),
+        )
+        return self.beta * self._row(tokens)
+
+    def credit(self) -> Tensor | None:
+        """What a penalty in the reward adds to each token's advantage, (B, T); None where it acts elsewhere.
+
+        Minus beta times the penalties from this token on, less the mean of the same for the group's other
+        completions at this position: they are independent of this one, so nothing is biased.
+        """
+        if not _asks(self.recipe, "acts_in_reward"):
+            return None
+        mask_BT = self.sampled.mask_BT
+        penalty_BT = self._row(self.sampled).detach() * mask_BT
+        to_go_BT = penalty_BT.flip(-1).cumsum(-1).flip(-1)
+        to_go_PGT = to_go_BT.view(self.rollouts.P, self.rollouts.G, -1)
+        others_PGT = to_go_PGT.sum(1, keepdim=True) - to_go_PGT
+        baseline_BT = (others_PGT / max(self.rollouts.G - 1, 1)).view_as(to_go_BT)
+        return -self.beta * (to_go_BT - baseline_BT) * mask_BT
+
+    def pull_to_drawn(self, indices_M: Tensor) -> float:
+        """Add the gradient of the loss on the reference's completions of a minibatch's prompts; the loss."""
+        drawn = self.drawn
+        if drawn is None:
+            return 0.0
+        prompts = torch.unique(indices_M // self.rollouts.G)
+        rows_M = (prompts[:, None] * drawn.G + torch.arange(drawn.G, device=prompts.device)).view(
+            -1
+        )
+        weights_BT = torch.zeros_like(drawn.logprobs_BT)
+        weights_BT[rows_M] = self.recipe.variant("aggregation")(
+            drawn.mask_BT[rows_M].float(), self.recipe.max_new_tokens
+        )
+        total = 0.0
+        for rows_N in rows_M.split(self.recipe.microbatch):
+            reading = read(self.policy, drawn, rows_N)
+            logprobs_NT, entropies_NT = reading.logprobs_entropies()
+            width = logprobs_NT.shape[1]
+            tokens = AnchorTokens(
+                logprobs_BT=logprobs_NT,
+                reference_BT=drawn.logprobs_BT[rows_N, :width],
+                mask_BT=reading.mask_NT,
+                entropies_BT=entropies_NT.detach(),
+                step=self.sampled.step,
+                steps=self.sampled.steps,
+                noise_2BT=_noise(self.recipe, self.sampled.step, logprobs_NT),
+            )
+            loss_NT = self.beta * self._row(tokens) * weights_BT[rows_N, :width]
+            loss = loss_NT[reading.mask_NT].sum()
+            loss.backward()
+            total += float(loss.detach())
+        return total
+
+    def metrics(self) -> dict[str, float]:
+        """train/guide (mean q over the tokens) and train/guided (share of tokens with q off 1)."""
+        row = self.recipe.variant("anchor")
+        if "guide" not in getattr(row, "defaults", {}):
+            return {}
+        known = row.defaults | self.recipe.anchor_args
+        guide = {name: value for name, value in known.items() if name != "form"}
+        q = guide_values(self.sampled, **guide)[self.sampled.mask_BT]
+        return {"train/guide": float(q.mean()), "train/guided": float((q != 1).float().mean())}
+
+    def _row(self, tokens: AnchorTokens) -> Tensor:
+        return self.recipe.variant("anchor")(tokens, **self.recipe.anchor_args)
+
+
+def prepare_anchor(
+    recipe: Recipe,
+    policy: Policy,
+    memory: Memory,
+    rollouts: Rollouts,
+    step: int,
+    messages: Sequence[Messages],
+) -> Anchoring:
+    """Run the reference over the batch and collect what the anchor's row may look at."""
+    sampled = AnchorTokens(
+        logprobs_BT=rollouts.logprobs_BT,
+        reference_BT=reference_logprobs(recipe, policy, memory, rollouts),
+        mask_BT=rollouts.mask_BT,
+        entropies_BT=rollouts.entropies_BT,
+        step=step,
+        steps=recipe.steps,
+        noise_2BT=_noise(recipe, step, rollouts.logprobs_BT),
+        exact=functools.partial(_exact_whole, recipe, policy, memory, rollouts),
+    )
+    drawn = None
+    if recipe.beta and _asks(recipe, "uses_samples"):
+        drawn = reference_completions(recipe, policy, memory, step, messages)
+    return Anchoring(recipe, policy, memory, rollouts, sampled, drawn)
+
+
+@torch.no_grad()
+def reference_logprobs(
+    recipe: Recipe, policy: Policy, memory: Memory, rollouts: Rollouts
+) -> Tensor:
+    """Log-probs of the completions under the reference, (B, T)."""
+    found_BT = torch.zeros_like(rollouts.logprobs_BT)
+    with reference_of(policy, memory):
+        for indices_N in torch.arange(rollouts.B, device=found_BT.device).split(recipe.microbatch):
+            logprobs_NT, _ = read(policy, rollouts, indices_N).logprobs_entropies()
+            found_BT[indices_N, : logprobs_NT.shape[1]] = logprobs_NT
+    return found_BT
+
+
+def reference_completions(
+    recipe: Recipe, policy: Policy, memory: Memory, step: int, messages: Sequence[Messages]
+) -> Rollouts:
+    """Completions of the step's prompts by the reference, at temperature 1."""
+    adapter = base_adapter(policy) if memory.reference is None else memory.reference
+    with policy.holding(adapter):
+        return sample(
+            policy,
+            messages,
+            group_size=max(1, recipe.group_size // DRAWN_SHARE),
+            max_new_tokens=recipe.max_new_tokens,
+            seed=step_seed(recipe.seed, step, REFERENCE),
+        )
+
+
+def _exact(
+    policy: Policy,
+    memory: Memory,
+    rollouts: Rollouts,
+    reading: Reading,
+    indices_N: Tensor,
+    direction: str,
+) -> Tensor:
+    """The exact KL of each state that `reading` went through, (N, T), with its gradient."""
+    with torch.no_grad(), reference_of(policy, memory):
+        reference = read(policy, rollouts, indices_N)
+    return reading.exact_kl(reference.logits_CV, direction)
+
+
+@torch.no_grad()
+def _exact_whole(
+    recipe: Recipe, policy: Policy, memory: Memory, rollouts: Rollouts, direction: str
+) -> Tensor:
+    """The exact KL of every state of the batch, (B, T), without gradient."""
+    found_BT = torch.zeros_like(rollouts.logprobs_BT)
+    for indices_N in torch.arange(rollouts.B, device=found_BT.device).split(recipe.microbatch):
+        reading = read(policy, rollouts, indices_N)
+        kl_NT = _exact(policy, memory, rollouts, reading, indices_N, direction)
+        found_BT[indices_N, : kl_NT.shape[1]] = kl_NT
+    return found_BT
+
+
+def _noise(recipe: Recipe, step: int, like_BT: Tensor) -> Tensor:
+    """Normal [0] and uniform [1] draws of the shape of `like_BT`."""
+    generator = torch.Generator().manual_seed(step_seed(recipe.seed, step, ANCHOR))
+    normal_BT = torch.randn(like_BT.shape, generator=generator)
+    uniform_BT = torch.rand(like_BT.shape, generator=generator)
+    return torch.stack((normal_BT, uniform_BT)).to(like_BT.device)
+
+
+def _asks(recipe: Recipe, question: str) -> bool:
+    """What the anchor's row says of itself; a function of the user's joins the loss."""
+    answer: Any = getattr(recipe.variant("anchor"), question, None)
+    return answer is not None and answer(recipe.anchor_args)

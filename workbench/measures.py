@@ -1,0 +1,37 @@
+"""Numbers that describe a scored batch: the reward/, rollout/ and groups/ metrics of a step."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from workbench.scoring import Scored
+
+
+def group_measures(first: Scored) -> dict[str, float]:
+    """The groups/ metrics of the prompts that were drawn, whatever replaced them."""
+    metrics: dict[str, float] = {"groups/zero_signal": len(first.dead()) / first.rollouts.P}
+    if "correct" in first.rewards:
+        solved_P = (first.rewards["correct"] >= 1).float().mean(-1)
+        metrics["groups/solved_all"] = float((solved_P == 1).float().mean())
+        metrics["groups/solved_none"] = float((solved_P == 0).float().mean())
+    return metrics
+
+
+def rollout_measures(batch: Scored) -> dict[str, float]:
+    """The reward/ and rollout/ metrics of the batch that is trained on, and what its advantages weigh."""
+    rollouts, advantages_PG = batch.rollouts, batch.advantages_PG
+    metrics = {f"reward/{name}": float(values.mean()) for name, values in batch.rewards.items()}
+    return metrics | {
+        "reward/total": float(batch.total_PG.mean()),
+        "groups/update_scale": float((batch.total_PG * advantages_PG).mean()),
+        "groups/advantage": float(advantages_PG.abs().mean()),
+        "rollout/length": float(rollouts.lengths_B.float().mean()),
+        "rollout/tokens": float(rollouts.mask_BT.sum()),
+        "rollout/truncated": float(rollouts.truncated_B.float().mean()),
+        "train/entropy": masked_mean(rollouts.entropies_BT, rollouts.mask_BT),
+    }
+
+
+def masked_mean(values_BT: Tensor, mask_BT: Tensor) -> float:
+    """Mean over the generated tokens."""
+    return float(values_BT[mask_BT].mean()) if bool(mask_BT.any()) else 0.0

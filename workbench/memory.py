@@ -1,0 +1,129 @@
+"""What a run remembers from step to step besides weights and optimiser, and what follows from it.
+
+    - How many successes recent groups had: from these, alpha "auto" and baseline "optimal" are chosen
+      before a step, never from the step's own rewards, so that its gradient stays unbiased.
+    - The factor on beta that holds the KL at kl_target.
+    - The reference's adapter, where it is not simply the base.
+
+K successes in a group of G.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from workbench.analysis import best_alpha, optimal_baseline
+from workbench.models import Policy
+from workbench.recipe import Recipe
+
+DECAY = 0.9  # of the counts, per step: about the last ten steps matter
+PRIOR = 0.5  # pseudo-successes and pseudo-failures of a group (Jeffreys)
+BETA_GAIN = 0.1  # most that beta changes in a step, as a share
+
+
+@dataclass
+class Memory:
+    """See the module; `solved_K` are decayed counts of groups with K = 0..G successes."""
+
+    solved_K: np.ndarray
+    beta_factor: float = 1.0
+    reference: dict[str, Tensor] | None = None  # by the names of Policy.trainable(); None: the base
+
+    @classmethod
+    def fresh(cls, group_size: int) -> Memory:
+        """Nothing seen yet: every K equally likely, counted as one group in all."""
+        return cls(np.full(group_size + 1, 1.0 / (group_size + 1)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plain numbers, for a checkpoint's state.json; the reference is saved beside it."""
+        return {"solved": self.solved_K.tolist(), "beta_factor": self.beta_factor}
+
+    def load(self, values: Mapping[str, Any], reference: dict[str, Tensor] | None) -> None:
+        """Put back what a checkpoint holds; counts of another group size are left out."""
+        solved_K = np.array(values.get("solved", []))
+        if len(solved_K) == len(self.solved_K):
+            self.solved_K = solved_K
+        self.beta_factor = float(values.get("beta_factor", 1.0))
+        self.reference = reference
+
+
+def objective_arguments(recipe: Recipe, memory: Memory) -> dict[str, Any]:
+    """The objective's parameters for this step, with "auto" and "optimal" turned into numbers."""
+    arguments = dict(recipe.objective_args)
+    known = getattr(recipe.variant("objective"), "defaults", {}) | arguments
+    if known.get("alpha") != "auto" and known.get("baseline") != "optimal":
+        return arguments
+    group = len(memory.solved_K) - 1
+    rates_K = (np.arange(group + 1) + PRIOR) / (group + 2 * PRIOR)
+    noise = {"weights": memory.solved_K, "score_noise": known["score_noise"]}
+    if known["alpha"] == "auto":
+        known["alpha"] = best_alpha(
+            known["metric"], rates_K, group, estimator=known["estimator"], **noise
+        )
+    if known["baseline"] == "optimal":
+        known["baseline"] = optimal_baseline(rates_K, group, known["alpha"], **noise)
+    return known
+
+
+def remember_groups(memory: Memory, total_PG: Tensor) -> None:
+    """Count the groups of a step by their successes; rewards between 0 and 1 by their rounded sum."""
+    group = total_PG.shape[1]
+    wins_P = total_PG.sum(1).round().clamp(0, group).long().cpu().numpy()
+    seen_K = np.bincount(wins_P, minlength=group + 1)
+    memory.solved_K = DECAY * memory.solved_K + seen_K
+
+
+def effective_beta(recipe: Recipe, memory: Memory) -> float:
+    """The anchor's weight in this step."""
+    return recipe.beta * (memory.beta_factor if recipe.kl_target else 1.0)
+
+
+def adapt_beta(memory: Memory, recipe: Recipe, kl: float) -> None:
+    """Raise beta when the measured KL is above its target, lower it when below.
+
+    After the proportional controller of Ziegler et al. 2019 (arXiv 1909.08593, section 2.2), with the error
+    cut at 1 instead of 0.2, since runs here are short.
+    """
+    if recipe.kl_target:
+        error = float(np.clip(kl / recipe.kl_target - 1, -1.0, 1.0))
+        memory.beta_factor *= 1 + BETA_GAIN * error
+    else:
+        memory.beta_factor = 1.0
+
+
+def reference_of(policy: Policy, memory: Memory) -> contextlib.AbstractContextManager[None]:
+    """Inside this context the policy's model is the reference."""
+    return policy.reference() if memory.reference is None else policy.holding(memory.reference)
+
+
+@torch.no_grad()
+def base_adapter(policy: Policy) -> dict[str, Tensor]:
+    """An adapter that adds nothing: the policy's A with B at zero."""
+    return {
+        name: torch.zeros_like(p) if "lora_B" in name or "lora_embedding_B" in name else p.clone()
+        for name, p in policy.trainable()
+    }
+
+
+@torch.no_grad()
+def move_reference(memory: Memory, recipe: Recipe, policy: Policy, step: int) -> None:
+    """After a step: take in a share of the policy, or become its copy every few steps.
+
+    A moving average is taken of the low-rank factors, not of their product.
+    """
+    if recipe.reference == "fixed":
+        memory.reference = None
+    elif recipe.reference == "moving_average":
+        if memory.reference is None:
+            memory.reference = base_adapter(policy)
+        for name, parameter in policy.trainable():
+            memory.reference[name].lerp_(parameter, recipe.reference_rate)
+    elif step % recipe.reference_every == 0:
+        memory.reference = {name: p.detach().clone() for name, p in policy.trainable()}
