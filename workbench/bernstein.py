@@ -16,13 +16,27 @@ was not accessible, so the families below are derived here, and the tests prove 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import numpy as np
 
 from workbench.variants import WorkbenchError
 
 
-@functools.lru_cache(256)
+def _cached(function: Callable[[int, float], np.ndarray]) -> Callable[[int, float], np.ndarray]:
+    """Remember results; they are read-only, since every caller gets the same array."""
+
+    @functools.lru_cache(256)
+    @functools.wraps(function)
+    def call(n: int, parameter: float) -> np.ndarray:
+        found = function(n, parameter)
+        found.flags.writeable = False
+        return found
+
+    return call
+
+
+@_cached
 def gamma_ratio(n: int, alpha: float) -> np.ndarray:
     """Coefficients (n) of the truncated p^-alpha: w(p) = sum_{k<n} (alpha)_k / k! (1-p)^k, alpha > -1.
 
@@ -32,13 +46,13 @@ def gamma_ratio(n: int, alpha: float) -> np.ndarray:
     return np.append(np.cumprod(((j + alpha) / j)[::-1])[::-1], 1.0)
 
 
-@functools.lru_cache(256)
+@_cached
 def power_ratio(n: int, alpha: float) -> np.ndarray:
     """Coefficients (n) of the plain power family: beta_m = (n / (m + 1))^alpha."""
     return (n / np.arange(1, n + 1)) ** alpha
 
 
-@functools.lru_cache(256)
+@_cached
 def geometric_sum(n: int, ratio: float) -> np.ndarray:
     """Coefficients (n) of w(p) = sum_{k<n} (ratio (1-p))^k; ratio 0 is REINFORCE, 1 is MaxRL.
 

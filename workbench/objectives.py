@@ -8,9 +8,10 @@ P prompts, G rollouts of each, a *sum* over tokens (other aggregations are chose
 
 One idea runs through them. With 0/1 rewards let K be a group's number of successes and p the prompt's
 success probability. An advantage that depends on the group through K alone follows w(p) times the gradient
-of p in expectation, exactly, at finite G; w(p) is the *population weight* (`bernstein`). It is REINFORCE or
-RLOO times a factor of K, and the factor decides which prompts count. `analysis` reads weight, update scale
-and variance off any such row by calling it; the comments give the weights.
+of p in expectation, exactly, at finite G; w(p) is the *population weight* (`bernstein`). Such an advantage is
+REINFORCE's or RLOO's times a factor of K (in some rows less a constant), and the factor decides which prompts
+count. `analysis` reads weight, update scale and variance off any such row by calling it; the comments give
+the weights.
 
 Such rows take rewards between 0 and 1 as well: a reward is read as the chance of a success, and the
 advantage is its mean over independent coins with these chances (`counting`). This keeps the statement above
@@ -72,8 +73,9 @@ def maxrl(rewards_PG: Tensor, *, form: str = "deployed") -> Tensor:
 
     w(p) is near 1/p: rare successes count most. `deployed` (the authors' algorithm 1) gives a group whose
     rewards are all 0 no update: w(p) = (1 - (1-p)^(G-1)) / p. `full` (their equation 10) keeps the
-    baseline there: w(p) = (1 - (1-p)^G) / p, with more noise. For other rewards >= 0 the same formula
-    follows the gradient of the log of the mean reward, with a bias that shrinks as G grows.
+    baseline there: w(p) = (1 - (1-p)^G) / p, with more noise on the hardest prompts where the scores are
+    noisy. For other rewards >= 0 the same formula follows the gradient of the log of the mean reward, with
+    a bias that shrinks as G grows.
     """
     if bool((rewards_PG < 0).any()):
         raise WorkbenchError(
@@ -142,7 +144,11 @@ def power(
     estimator: str = "zero_sum",
     baseline: float = 1.0,
 ) -> Tensor:
-    """The weight of a success is (G / K)^alpha: like rl2ml, but steeper for the rarest successes."""
+    """The weight of a success is (n / K)^alpha: rl2ml with a plain power for its product.
+
+    n = G, or G - 1 for zero_sum. For alpha > 1 the rarest successes count more than in rl2ml, between 0
+    and 1 less.
+    """
     return weighted(rewards_PG, lambda n: weights.power_ratio(n, alpha), estimator, baseline)
 
 
@@ -193,7 +199,7 @@ def passk_training(rewards_PG: Tensor, *, k: int = 4) -> Tensor:
 def differential_smoothing(
     rewards_PG: Tensor, *, mean_logprobs_PG: Tensor, strength: float = 0.05
 ) -> Tensor:
-    """GRPO that lifts unlikely successes and presses likely failures, by their mean log-prob per token.
+    """GRPO that lifts unlikely successes and presses unlikely failures: spread what is right only.
 
     A_i = GRPO_i - strength (2 r_i - 1) * mean log-prob of rollout i, as recorded while sampling: minus it
     for a success, plus it for a failure; rewards between are our straight line between the two.
@@ -287,7 +293,8 @@ OBJECTIVES: dict[str, Variant] = {
             ),
             Param("metric", "pass@8", "What alpha auto is chosen for.", choices=METRICS),
             Param(
-                "score_noise", 0.25, "For auto and optimal: variance of a score within successes.",
+                "score_noise", 0.25,
+                "For auto and optimal: variance (trace) of a rollout's score, in units of |grad p|^2 = (p (1-p))^2.",
                 low=0.0, high=10.0,
             ),
         ),
