@@ -294,7 +294,7 @@ OBJECTIVES: dict[str, Variant] = {
             Param("metric", "pass@8", "What alpha auto is chosen for.", choices=METRICS),
             Param(
                 "score_noise", 0.25,
-                "For auto and optimal: variance (trace) of a rollout's score, in units of |grad p|^2 = (p (1-p))^2.",
+                "For auto and optimal: trace of a score's variance, in units where |grad p|^2 is (p(1-p))^2.",
                 low=0.0, high=10.0,
             ),
         ),
