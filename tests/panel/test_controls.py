@@ -28,7 +28,7 @@ def test_untouched_controls_give_back_the_recipe(made):
         recipe.replace(objective_args={}, surrogate_args={}, anchor_args={}, task_args={})
         == Recipe()
     )
-    assert recipe.anchor_args == {"estimator": "k2"}
+    assert recipe.anchor_args == TABLES["anchor"]["reverse_kl"].defaults
 
 
 def test_a_recipe_with_everything_changed_survives(made):
@@ -37,7 +37,7 @@ def test_a_recipe_with_everything_changed_survives(made):
         model="some/folder", quantize="none", lora_rank=3, lora_dropout=0.15, task="arithmetic",
         rewards={"correct": 0.5, "length": 3.5}, objective="grpo", surrogate="ppo_clip",
         objective_args={"std": "population"}, surrogate_args={"clip_low": 0.1, "clip_high": 0.3},
-        anchor_args={"estimator": "k3"}, beta=1.75, temperature=0.7, top_k=5, learning_rate=3.25e-4,
+        anchor_args={"estimator": "k3", "place": "loss"}, beta=1.75, temperature=0.7, top_k=5, learning_rate=3.25e-4,
         steps=7, seed=11, name="mine", eval_every=3,
     )  # fmt: skip
     controls.show(recipe)

@@ -336,6 +336,7 @@ class Panel:
         self.root.add_class("wb-panel")
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
+        self.controls.preview.load()  # now that it is shown, and not before: it takes seconds
         return self.root._repr_mimebundle_(**options)
 
     def __repr__(self) -> str:

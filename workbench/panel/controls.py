@@ -13,6 +13,7 @@ from typing import Any
 
 import ipywidgets as widgets
 
+from workbench.panel.compound import NumberList, NumberOrWord
 from workbench.panel.inputs import (
     STYLE,
     WEIGHTS,
@@ -24,12 +25,16 @@ from workbench.panel.inputs import (
     parameter,
     parameters_of,
     read,
+    read_live,
 )
+from workbench.panel.preview import Preview
 from workbench.recipe import FIELDS, LIVE, TABLES, Recipe
 
 SECTIONS: dict[str, tuple[str, ...]] = {
     "Objective": ("objective",),
-    "KL anchor": ("anchor", "beta"),
+    "KL anchor": (
+        "anchor", "beta", "kl_target", "reference", "reference_rate", "reference_every",
+    ),
     "Rewards": ("rewards",),
     "Surrogate": ("surrogate", "aggregation"),
     "Task": ("task",),
@@ -38,7 +43,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     ),
     "Sampling": (
         "prompts_per_step", "group_size", "max_new_tokens", "temperature", "top_p", "top_k",
-        "min_p",
+        "min_p", "refill_rounds",
     ),
     "Optimiser": (
         "steps", "learning_rate", "weight_decay", "max_grad_norm", "minibatches", "epochs",
@@ -63,6 +68,7 @@ class VariantControl:
         )  # fmt: skip
         self.about = widgets.HTMLMath()
         self.arguments: dict[str, widgets.DOMWidget] = {}
+        self.moved: Callable[[], None] = lambda: None  # also called while a handle is dragged
         self.box = widgets.VBox([self.choice, self.about], layout=WIDE)
         self.show(recipe)
         self.choice.observe(self._on_choice, "value")
@@ -78,6 +84,16 @@ class VariantControl:
         if f"{self.kind}_args" in FIELDS:
             found[f"{self.kind}_args"] = {n: read(w) for n, w in self.arguments.items()}
         return found
+
+    def drawn(self) -> tuple[dict[str, Any], str]:
+        """The arguments as they stand at this moment, and what to say where a word was replaced."""
+        found = {name: read_live(widget) for name, widget in self.arguments.items()}
+        worded = [
+            f"{label(name)} is {widget.value}, chosen by the run; drawn for {found[name]:g}."
+            for name, widget in self.arguments.items()
+            if isinstance(widget, NumberOrWord) and isinstance(widget.value, str)
+        ]
+        return found, " ".join(worded)
 
     def show(self, recipe: Recipe) -> None:
         """Take over the recipe's choice and arguments; a function of the user's joins the list."""
@@ -104,7 +120,10 @@ class VariantControl:
         }
         for widget in self.arguments.values():
             widget.observe(self._on_argument, "value")
+            if isinstance(widget, NumberList):
+                widget.observe(lambda _: self.moved(), "live")
         self.box.children = (self.choice, self.about, *self.arguments.values())
+        self.moved()
 
     def _on_choice(self, _: Any) -> None:
         if not self._quiet:
@@ -112,6 +131,7 @@ class VariantControl:
             self._changed(**self.values())
 
     def _on_argument(self, _: Any) -> None:
+        self.moved()
         self._changed(**self.values())
 
 
@@ -235,10 +255,16 @@ class Controls:
         self._report = changed
         named = {name for names in SECTIONS.values() for name in names}
         rest = tuple(n for n in FIELDS if n not in named and not n.endswith("_args"))
-        self.sections = {**SECTIONS, REST: rest}
+        self.sections = {
+            title: tuple(n for n in names if n in FIELDS) for title, names in SECTIONS.items()
+        } | {REST: rest}
         self.by_field: dict[str, Control] = {
             name: self._control(name) for names in self.sections.values() for name in names
         }
+        self.preview = Preview()
+        self.by_field["objective"].moved = self._draw_preview
+        self.by_field["group_size"].widget.observe(lambda _: self._draw_preview(), "value")
+        self._draw_preview()
         self.headers: dict[str, widgets.ToggleButton] = {}
         self.root = widgets.VBox([self._section(title) for title in self.sections])
         self.root.add_class("wb-controls")
@@ -273,6 +299,12 @@ class Controls:
         kind = VariantControl if name in TABLES else FieldControl
         return kind(name, self._recipe, self._changed)
 
+    def _draw_preview(self) -> None:
+        control = self.by_field["objective"]
+        arguments, note = control.drawn()
+        group = self.by_field["group_size"].widget.value
+        self.preview.show(control.row, group, arguments, note)
+
     def _changed(self, **changes: Any) -> None:
         if not self._silent:
             self._report(**changes)
@@ -290,7 +322,8 @@ class Controls:
         opened = title in OPEN
         header = widgets.ToggleButton(opened, description=title, tooltip=f"Show or hide: {title}")
         header.add_class("wb-header")
-        body = widgets.VBox([self.by_field[name].box for name in self.sections[title]])
+        boxes = [self.by_field[name].box for name in self.sections[title]]
+        body = widgets.VBox([*boxes, self.preview.root] if title == "Objective" else boxes)
         body.add_class("wb-section-body")
 
         def fold(_: Any = None) -> None:

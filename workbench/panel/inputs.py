@@ -14,6 +14,7 @@ from typing import Any
 
 import ipywidgets as widgets
 
+from workbench.panel.compound import NumberList, NumberOrWord
 from workbench.recipe import FIELDS
 from workbench.variants import Param, Variant
 
@@ -49,6 +50,8 @@ def number(
         if whole:
             return widgets.IntSlider(value, min=low, max=high, continuous_update=False, **common)
         step = step_of(low, high)
+        if abs(value / step - round(value / step)) > 1e-6:
+            step /= 10  # so that the value itself is among the slider's
         digits = max(0, -math.floor(math.log10(step)))
         return widgets.FloatSlider(
             value, min=low, max=high, step=step, readout_format=f".{digits}f",
@@ -71,12 +74,27 @@ def parameter(param: Param, value: Any) -> widgets.DOMWidget:
     }
     if param.choices:
         return widgets.Dropdown(options=param.choices, value=value, **common)
+    if isinstance(param.default, tuple):
+        return NumberList(label(param.name), value, param.doc, style=STYLE, layout=WIDE)
+    if param.words:
+        start = number_of(param, value)
+        plain = number(param.name, start, param.doc, param.low, param.high, slider=True)
+        plain.style = {"description_width": "62px"}  # the words need the room
+        return NumberOrWord(plain, param.words, value)
     if isinstance(param.default, bool):
         return widgets.Checkbox(value, indent=False, **common)
     if isinstance(param.default, str):
         return widgets.Text(value, continuous_update=False, **common)
     typed = type(param.default)(value)  # an int given for a float parameter stays a float
     return number(param.name, typed, param.doc, param.low, param.high, slider=True)
+
+
+def number_of(param: Param, value: Any) -> float:
+    """The number to stand in the input of a parameter whose value, or default, may be a word."""
+    known = next((v for v in (value, param.default) if not isinstance(v, str)), None)
+    if known is not None:
+        return known if isinstance(param.default, int) else float(known)
+    return float(min(max(1.0, param.low or 0.0), 1.0 if param.high is None else param.high))
 
 
 def parameters_of(row: Any) -> tuple[Param, ...]:
@@ -149,5 +167,18 @@ def field_widget(name: str, value: Any) -> widgets.DOMWidget:
 
 def read(widget: widgets.DOMWidget) -> Any:
     """A control's value; floats without the noise that a slider's steps leave behind."""
-    value = widget.value
+    return tidy(widget.value)
+
+
+def read_live(widget: widgets.DOMWidget) -> Any:
+    """The value to draw while it is still being moved; in place of a word, the number beside it."""
+    if isinstance(widget, NumberOrWord):
+        return tidy(widget.number.value)
+    return tidy(widget.live if isinstance(widget, NumberList) else widget.value)
+
+
+def tidy(value: Any) -> Any:
+    """`value` with floats rounded, lists of them too."""
+    if isinstance(value, (list, tuple)):
+        return [tidy(item) for item in value]
     return round(value, 10) if isinstance(value, float) else value

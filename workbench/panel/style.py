@@ -56,6 +56,38 @@ CSS = """
 .wb-right { color: #007a59 } .wb-wrong { color: #b34d00 }
 [data-jp-theme-light="false"] .wb-right { color: #2fc79a }
 [data-jp-theme-light="false"] .wb-wrong { color: #f08a3c }
+.wb-word { min-width: 0 !important; padding: 0 8px !important; margin: 0 0 0 4px !important;
+  height: 24px !important; line-height: 22px !important; border-radius: 4px }
+.wb-error { color: var(--jp-error-color1, #c62828) }
+.wb-small-plots { display: flex; flex-flow: row wrap; gap: 4px 6px; padding: 4px 0 2px 0 }
+.wb-p-title { font-size: 11px; font-weight: 600; fill: var(--jp-ui-font-color1, #222) }
+.wb-p-tick { font-size: 9.5px; fill: var(--jp-ui-font-color2, #666) }
+.wb-p-axis { stroke: var(--jp-border-color1, #bbb); stroke-width: 1 }
+.wb-p-line { fill: none; stroke-width: 1.6 }
+.wb-p-line.wb-good { stroke: #009E73 } .wb-p-dot.wb-good { fill: #009E73 }
+.wb-p-line.wb-bad { stroke: #D55E00; stroke-dasharray: 4 2 } .wb-p-dot.wb-bad { fill: #D55E00 }
+.wb-p-line.wb-one { stroke: #2b8fd0 } .wb-p-dot.wb-one { fill: #2b8fd0 }
+.wb-handles { width: 100%; touch-action: none }
+.wb-handles svg { display: block; overflow: visible; touch-action: none; cursor: default }
+.wb-h-curve { fill: none; stroke: #2b8fd0; stroke-width: 2.2 }
+.wb-h-polygon { fill: none; stroke: var(--jp-ui-font-color3, #999); stroke-width: 1;
+  stroke-dasharray: 3 3 }
+.wb-h-dot { fill: #E69F00; stroke: var(--jp-layout-color1, #fff); stroke-width: 1.5; cursor: grab }
+.wb-h-dot:focus { outline: none; stroke: var(--jp-ui-font-color1, #222); stroke-width: 2 }
+.wb-h-held .wb-h-dot, .wb-h-held svg { cursor: grabbing }
+.wb-h-grid { stroke: var(--jp-border-color2, #ddd); stroke-width: 1 }
+.wb-h-zero { stroke: var(--jp-border-color1, #bbb); stroke-width: 1 }
+.wb-h-tick { font-size: 10px; fill: var(--jp-ui-font-color2, #666) }
+.wb-h-axis, .wb-h-note { font-size: 11px; font-weight: 600; fill: var(--jp-ui-font-color1, #222) }
+.wb-h-note { paint-order: stroke; stroke: var(--jp-layout-color0, #fff); stroke-width: 3px;
+  pointer-events: none }
+.wb-h-bar { display: flex; align-items: center; gap: 8px; margin: 0 0 4px 30px;
+  color: var(--jp-ui-font-color2, #666); font-size: 12px }
+.wb-h-bar button { width: 24px; height: 22px; padding: 0; font-size: 14px; line-height: 1;
+  border: 1px solid var(--jp-border-color1, #bbb); border-radius: 4px; cursor: pointer;
+  background: var(--jp-layout-color2, #f3f3f3); color: var(--jp-ui-font-color1, #222) }
+.wb-h-bar button:disabled { opacity: 0.4; cursor: default }
+.wb-h-off { opacity: 0.5 } .wb-h-off .wb-h-dot { cursor: not-allowed }
 .wb-panel button:focus-visible, .wb-panel input:focus-visible, .wb-panel select:focus-visible,
 .wb-panel summary:focus-visible { outline: 2px solid var(--jp-brand-color1, #0072B2);
   outline-offset: 1px }
