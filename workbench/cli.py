@@ -254,15 +254,20 @@ def claims(args: argparse.Namespace) -> None:
 
     claim = read_claim(args.name)
     print("\n".join([claim.title, *claim.questions]))
-    path = measure(
-        claim,
-        arms=[arm.strip() for arm in args.arms.split(",")] if args.arms is not None else (),
-        seeds=parse_seeds(args.seeds) if args.seeds is not None else (),
-        base=args.base,
-        out=args.out,
-        smoke=args.smoke,
-        fresh=args.fresh,
-    )
+    try:
+        path = measure(
+            claim,
+            arms=[arm.strip() for arm in args.arms.split(",")] if args.arms is not None else (),
+            seeds=parse_seeds(args.seeds) if args.seeds is not None else (),
+            base=args.base,
+            out=args.out,
+            smoke=args.smoke,
+            fresh=args.fresh,
+        )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            "Stopped; the same command goes on with the missing cells."
+        ) from None
     print(f"\n{table(path)}\n\nWritten to {path}")
 
 

@@ -28,7 +28,10 @@ except ImportError:  # Windows: there, let one process at a time write into a fo
 
 
 class Book:
-    """The file at `path`; every change reads it again under a lock, so that no process loses another's cells."""
+    """The file at `path`.
+
+    Every change reads it again under a lock, so that no process loses another's cells.
+    """
 
     def __init__(self, path: Path, claim: Claim, commit: str, fresh: bool = False) -> None:
         self.path = path
@@ -42,7 +45,7 @@ class Book:
             self._check(found)
 
     def _check(self, found: results.Result) -> None:
-        if found["base"]["settings"] != self._settings:
+        if found.get("base", {}).get("settings") != self._settings:
             raise WorkbenchError(
                 f"{self.path} was measured with another base, task or evaluation; give another --out, "
                 "or --fresh to replace it."

@@ -38,6 +38,11 @@ from workbench.worker import fitting_threads
 LAST = 10  # steps at the end of a run over which its alpha is averaged
 
 
+def tell(text: str) -> None:
+    """Print at once, also into a file."""
+    print(text, flush=True)
+
+
 def measure(
     claim: Claim | str,
     *,
@@ -47,7 +52,7 @@ def measure(
     out: str | os.PathLike[str] | None = None,
     smoke: bool = False,
     fresh: bool = False,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = tell,
 ) -> Path:
     """Measure the cells that are missing, write each into OUT/NAME.json at once; the file's path.
 
@@ -76,6 +81,8 @@ def measure(
     say(f"{len(todo)} of {len(seeds) * len(chosen)} cells to measure, into {path}")
     started = time.perf_counter()
     for number, (arm, seed) in enumerate(todo, 1):
+        if book.has(recipes[arm], arm, seed):
+            continue  # another process has measured it by now
         cell = measure_cell(claim, arm, seed, base_P)
         gc.collect()
         book.add_cell(recipes[arm], arm, cell)

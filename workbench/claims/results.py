@@ -91,10 +91,11 @@ def rounded(value: Any) -> Any:
 
 
 def _text(value: Any, indent: int = 0) -> str:
-    """JSON for people: what holds no further list or dictionary stays on one line."""
+    """JSON for people: short parts, and those that hold no further list or dictionary, on one line."""
     items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    if not any(isinstance(item, (dict, list)) for item in items):
-        return json.dumps(value, ensure_ascii=False)
+    flat = json.dumps(value, ensure_ascii=False)
+    if len(flat) + indent < 110 or not any(isinstance(item, (dict, list)) for item in items):
+        return flat
     space = " " * (indent + 1)
     if isinstance(value, dict):
         lines = [
@@ -219,21 +220,24 @@ def _block(
     lines: Iterator[tuple[str, int, dict[str, Any]]] | list[Any], metrics: Sequence[str], head: str
 ) -> str:
     rows = [[head, "n", *metrics]]
-    rows += [[name, str(n), *(_number(found.get(m)) for m in metrics)] for name, n, found in lines]
+    rows += [
+        [name, str(n), *(_number(m, found.get(m)) for m in metrics)] for name, n, found in lines
+    ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     aligned = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
     return "\n".join("  ".join(row).rstrip() for row in aligned)
 
 
-def _number(found: Mapping[str, float | None] | None) -> str:
-    """0.512 [0.498, 0.526], with fewer decimals for greater numbers."""
+def _number(metric: str, found: Mapping[str, float | None] | None) -> str:
+    """0.512 [0.498, 0.526]; counts and lengths with one decimal."""
     if found is None or found["mean"] is None:
         return "-"
-    known = [abs(value) for key, value in found.items() if key != "each" and value is not None]
-    digits = 3 if max(known) < 10 else 1
-    if found["low"] is None:
-        return f"{found['mean']:.{digits}f}"
-    return f"{found['mean']:.{digits}f} [{found['low']:.{digits}f}, {found['high']:.{digits}f}]"
+    digits = 1 if metric in (*SUPPORT, "length") else 3
+    mean, low, high = (
+        "" if value is None else f"{round(value, digits) + 0.0:.{digits}f}"  # + 0.0: no -0.000
+        for value in (found["mean"], found["low"], found["high"])
+    )
+    return f"{mean} [{low}, {high}]" if low else mean
 
 
 def _failures(result: Result) -> list[tuple[str, int, str]]:
