@@ -1,0 +1,154 @@
+"""What a run remembers: counts of successes, the factor on beta, the moving reference."""
+
+import numpy as np
+import pytest
+import torch
+
+from workbench.analysis import best_alpha, optimal_baseline
+from workbench.memory import (
+    Memory,
+    adapt_beta,
+    base_adapter,
+    effective_beta,
+    move_reference,
+    objective_arguments,
+    reference_of,
+    remember_groups,
+)
+from workbench.recipe import Recipe
+from workbench.rollout import read, sample
+
+PROMPTS = [[{"role": "user", "content": "make 7 from 3 4 1"}]]
+
+
+def test_groups_are_counted_by_successes_and_older_ones_fade():
+    memory = Memory.fresh(2)
+    assert memory.solved_K.tolist() == pytest.approx([1 / 3] * 3)
+    remember_groups(memory, torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.9, 0.8]]))
+    assert memory.solved_K.tolist() == pytest.approx([0.3, 1.3, 2.3])
+
+
+def test_numbers_pass_as_they_are_and_words_are_chosen_from_the_record():
+    memory = Memory.fresh(4)
+    memory.solved_K = np.array([5.0, 3.0, 1.0, 0.0, 1.0])
+    plain = Recipe(objective="rl2ml", objective_args={"alpha": 1.5})
+    assert objective_arguments(plain, memory) == {"alpha": 1.5}
+    auto = plain.replace(objective_args={"alpha": "auto", "metric": "pass@4", "score_noise": 0.1})
+    rates = (np.arange(5) + 0.5) / 5
+    expected = best_alpha("pass@4", rates, 4, weights=memory.solved_K, score_noise=0.1)
+    assert objective_arguments(auto, memory)["alpha"] == pytest.approx(expected)
+    least = plain.replace(
+        objective_args={"alpha": 1.0, "estimator": "score_baseline", "baseline": "optimal"}
+    )
+    found = objective_arguments(least, memory)
+    assert found["alpha"] == 1.0
+    assert found["baseline"] == pytest.approx(
+        optimal_baseline(rates, 4, 1.0, weights=memory.solved_K)
+    )
+
+
+def test_the_chosen_alpha_follows_metric_and_record():
+    hard, easy = Memory.fresh(8), Memory.fresh(8)
+    hard.solved_K = np.array([60.0, 20, 5, 1, 1, 1, 1, 1, 1])
+    easy.solved_K = hard.solved_K[::-1].copy()
+
+    def alpha(metric, memory):
+        args = {"alpha": "auto", "metric": metric}
+        return objective_arguments(Recipe(objective="rl2ml", objective_args=args), memory)["alpha"]
+
+    assert alpha("pass@1", hard) < alpha("pass@8", hard) <= alpha("pass@64", hard)
+    assert alpha("pass@8", hard) != alpha("pass@8", easy)
+
+
+def test_beta_rises_above_the_target_falls_below_and_rests_without_one():
+    memory, recipe = Memory.fresh(2), Recipe(beta=0.1, kl_target=0.02)
+    adapt_beta(memory, recipe, 0.03)  # half above: a twentieth more
+    assert effective_beta(recipe, memory) == pytest.approx(0.1 * 1.05)
+    adapt_beta(memory, recipe, 1.0)  # far above: the most, a tenth
+    assert memory.beta_factor == pytest.approx(1.05 * 1.1)
+    adapt_beta(memory, recipe, -0.5)
+    assert memory.beta_factor == pytest.approx(1.05 * 1.1 * 0.9)
+    without = recipe.replace(kl_target=0.0)
+    assert effective_beta(without, memory) == 0.1
+    adapt_beta(memory, without, 1.0)
+    assert memory.beta_factor == 1.0
+
+
+def test_it_survives_a_checkpoint_and_another_group_size_starts_anew():
+    memory = Memory(np.array([1.0, 2.0, 3.0]), beta_factor=1.3)
+    again = Memory.fresh(2)
+    again.load(memory.to_dict(), None)
+    assert again.solved_K.tolist() == [1.0, 2.0, 3.0] and again.beta_factor == 1.3
+    other = Memory.fresh(4)
+    other.load(memory.to_dict(), None)
+    assert other.solved_K.tolist() == pytest.approx([0.2] * 5) and other.beta_factor == 1.3
+    other.load({}, None)  # a checkpoint from before there was a memory
+    assert other.beta_factor == 1.0
+
+
+def logprobs(policy, rollouts):
+    with torch.no_grad():
+        return read(policy, rollouts).logprobs_entropies()[0]
+
+
+def test_the_reference_is_the_base_until_it_moves(policy_of):
+    policy = policy_of()
+    rollouts = sample(policy, PROMPTS, group_size=3, max_new_tokens=6, seed=1)
+    with policy.reference():
+        base = logprobs(policy, rollouts)
+    own = logprobs(policy, rollouts)
+    assert (own - base).abs().max() > 1e-3
+    memory = Memory.fresh(3)
+    for reference in (None, base_adapter(policy)):
+        memory.reference = reference
+        with reference_of(policy, memory):
+            torch.testing.assert_close(logprobs(policy, rollouts), base, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(logprobs(policy, rollouts), own)  # the policy got its own back
+
+
+def test_a_periodic_reference_becomes_the_policys_copy(policy_of):
+    policy, memory = policy_of(), Memory.fresh(3)
+    recipe = Recipe(reference="periodic", reference_every=3)
+    rollouts = sample(policy, PROMPTS, group_size=3, max_new_tokens=6, seed=1)
+    move_reference(memory, recipe, policy, step=2)
+    assert memory.reference is None
+    move_reference(memory, recipe, policy, step=3)
+    copied = logprobs(policy, rollouts)
+    with torch.no_grad():
+        for _, parameter in policy.trainable():
+            parameter.mul_(0.3)
+    assert (logprobs(policy, rollouts) - copied).abs().max() > 1e-3
+    with reference_of(policy, memory):
+        torch.testing.assert_close(logprobs(policy, rollouts), copied)
+    move_reference(memory, recipe.replace(reference="fixed"), policy, step=4)
+    assert memory.reference is None
+
+
+def test_a_moving_average_takes_in_its_share(policy_of):
+    policy, memory = policy_of(), Memory.fresh(3)
+    recipe = Recipe(reference="moving_average", reference_rate=0.25)
+    for _ in range(2):
+        move_reference(memory, recipe, policy, step=1)
+    for name, parameter in policy.trainable():
+        share = 1 - 0.75**2 if "lora_B" in name else 1.0  # B starts at 0, A at the policy's
+        torch.testing.assert_close(memory.reference[name], share * parameter.detach())
+
+
+def test_holding_another_adapter_leaves_a_graph_and_the_sampler_right(policy_of):
+    policy = policy_of()
+    rollouts = sample(policy, PROMPTS, group_size=2, max_new_tokens=5, seed=1)
+    gradients = []
+    for interrupted in (False, True):
+        value = read(policy, rollouts).logprobs_entropies()[0].sum()
+        if interrupted:
+            with policy.holding(base_adapter(policy)):
+                drawn = sample(policy, PROMPTS, group_size=2, max_new_tokens=5, seed=1)
+            assert not torch.equal(drawn.logprobs_BT[0, :2], rollouts.logprobs_BT[0, :2])
+        value.backward()
+        gradients.append([p.grad.clone() for _, p in policy.trainable()])
+        for _, parameter in policy.trainable():
+            parameter.grad = None
+    for one, two in zip(*gradients, strict=True):
+        assert torch.equal(one, two)
+    again = sample(policy, PROMPTS, group_size=2, max_new_tokens=5, seed=1)
+    assert torch.equal(again.logprobs_BT, rollouts.logprobs_BT)
