@@ -56,12 +56,14 @@ def test_the_zoo_draws_every_estimator_and_its_errors():
 
 def test_tokens_are_shaded_by_their_distance_from_the_centre():
     text = portraits.tokens_html(
-        ["a", "b", "c"], {"entropy": [0.0, 0.5, 1.0], "q": [1.0, 1.1, 0.6]}, centre={"q": 1.0}
+        ["a", "b", "c"],
+        {"entropy": [0.0, 0.5, 1.0], "q": [1.0, 1.1, 0.2]},
+        scales={"q": (1.0, 0.4)},
     )
     entropy, q = text.split("<tr>")[1:]
     assert "213,94,0,0.00" in entropy and "213,94,0,0.38" in entropy and "213,94,0,0.75" in entropy
     assert "213,94,0,0.19" in q and "0,114,178,0.75" in q
-    assert "0.6 to 1.1" in q
+    assert "0.2 to 1.1" in q
 
 
 def test_model_text_is_escaped_wherever_it_stands():

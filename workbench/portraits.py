@@ -202,19 +202,19 @@ def tokens_html(
     tokens: Sequence[str],
     lines: Mapping[str, Sequence[float]],
     *,
-    centre: Mapping[str, float] | None = None,
+    scales: Mapping[str, tuple[float, float]] | None = None,
 ) -> str:
     """The same tokens once for every named line of values, each shaded by its value; hover for the numbers.
 
-    Orange is above a line's centre (0 unless given), blue below; the strongest shade is the line's value
-    farthest from it.
+    `scales` gives a line its centre and reach: orange is above the centre, blue below, and the shade is full
+    at that distance. Other lines are centred at 0 and reach to their greatest value.
     """
     parts = []
     for name, values in lines.items():
-        middle = (centre or {}).get(name, 0.0)
-        reach = max((abs(value - middle) for value in values), default=0.0) or 1.0
+        greatest = max(map(abs, values), default=0.0)
+        middle, reach = (scales or {}).get(name, (0.0, greatest or 1.0))
         spans = "".join(
-            _token_html(token, name, value, (value - middle) / reach)
+            _token_html(token, name, value, float(np.clip((value - middle) / reach, -1, 1)))
             for token, value in zip(tokens, values, strict=True)
         )
         ends = f"{min(values, default=0):.3g} to {max(values, default=0):.3g}"
