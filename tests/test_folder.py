@@ -106,6 +106,52 @@ def test_a_restored_checkpoint_goes_on_bit_for_bit(kept, toy_recipe, trained):
     assert mine.rollouts.completions == theirs.rollouts.completions
 
 
+def moving(toy_recipe):
+    """A recipe with everything that a run remembers: a record, a beta that adapts, a reference that moves."""
+    return toy_recipe.replace(
+        rewards={"length": 1.0},
+        objective="rl2ml",
+        objective_args={"alpha": "auto", "metric": "pass@4"},
+        beta=0.2,
+        kl_target=0.001,
+        reference="moving_average",
+        reference_rate=0.3,
+        refill_rounds=1,
+    )
+
+
+def test_what_a_run_remembers_is_restored_bit_for_bit(kept, toy_recipe):
+    recipe = moving(toy_recipe)
+    state = prepare(recipe)
+    for _ in range(2):
+        train_step(state, recipe)
+    checkpoint = kept.write_checkpoint(state, recipe)
+    fresh = prepare(recipe)
+    restore(fresh, checkpoint)
+    first, second = (train_step(each, recipe).metrics for each in (state, fresh))
+    clocks = {key for key in first if key.startswith("time/")}
+    assert {k: v for k, v in first.items() if k not in clocks} == {
+        k: v for k, v in second.items() if k not in clocks
+    }
+    assert first["train/beta"] != recipe.beta and state.memory.beta_factor != 1.0
+    for name, tensor in state.memory.reference.items():
+        assert torch.equal(tensor, fresh.memory.reference[name])
+
+
+def test_a_fork_takes_the_memory_along(kept, tmp_path, toy_recipe):
+    recipe = moving(toy_recipe)
+    state = prepare(recipe)
+    train_step(state, recipe)
+    source = kept.write_checkpoint(state, recipe)
+    (tmp_path / "fork").mkdir()
+    adopted = RunFolder(tmp_path / "fork").adopt_checkpoint(source, recipe)
+    fresh = prepare(recipe)
+    restore(fresh, adopted)
+    assert fresh.memory.to_dict() == state.memory.to_dict()
+    assert set(fresh.memory.reference) == set(state.memory.reference)
+    assert RunFolder(tmp_path / "fork").checkpoints() == [adopted]
+
+
 def test_a_checkpoint_is_an_adapter_that_plain_peft_loads(kept, toy_recipe, trained):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM

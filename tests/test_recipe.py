@@ -166,3 +166,46 @@ def test_recipes_load_neither_torch_nor_widgets():
     code = "import sys, workbench.recipe as r; r.Recipe(); print({'torch', 'ipywidgets', 'transformers'} & set(sys.modules))"  # noqa: E501
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "set()"
+
+
+def test_an_objective_that_counts_refuses_weights_that_leave_its_range():
+    for rewards in ({"correct": 1.0, "length": 0.2}, {"correct": 1.0, "length": -0.1}):
+        with pytest.raises(
+            WorkbenchError, match="takes total rewards from 0 to 1, but.*choose 'rloo'"
+        ):
+            Recipe(objective="rl2ml", rewards=rewards)
+    with pytest.raises(WorkbenchError, match="'maxrl' takes total rewards from 0 upwards"):
+        Recipe(objective="maxrl", rewards={"correct": 1.0, "overlong": 1.0})
+    Recipe(objective="rl2ml", rewards={"correct": 0.8, "length": 0.2, "overlong": 0.0})
+    Recipe(objective="rloo", rewards={"correct": 1.0, "overlong": 1.0})
+
+
+def test_the_range_of_rewards_of_ones_own_is_not_known():
+    def mine(rollouts, task):
+        """Anything."""
+
+    Recipe(objective="rl2ml", rewards={mine: 3.0})
+
+
+def test_a_group_must_be_large_enough_for_the_objectives_parameters():
+    with pytest.raises(WorkbenchError, match="group_size is 4.*'pkpo'.*at least 8"):
+        Recipe(objective="pkpo", objective_args={"k": 8}, group_size=4)
+    with pytest.raises(WorkbenchError, match="group_size is 4.*'bernstein'.*at least 5"):
+        Recipe(objective="bernstein", objective_args={"beta": [1, 2, 3, 4]}, group_size=4)
+    Recipe(
+        objective="bernstein", objective_args={"beta": [1, 2, 3, 4], "estimator": "direct"}, group_size=4
+    )  # fmt: skip
+
+
+def test_a_kl_target_needs_a_beta_to_start_from():
+    with pytest.raises(WorkbenchError, match="kl_target moves beta.*more than 0"):
+        Recipe(kl_target=0.1)
+    assert Recipe(kl_target=0.1, beta=0.01).kl_target == 0.1
+
+
+def test_words_and_lists_survive_yaml_and_links():
+    recipe = Recipe(objective="bernstein", objective_args={"beta": [2.0, 1.0, 0.5]})
+    auto = Recipe(objective="rl2ml", objective_args={"alpha": "auto", "metric": "log p"})
+    for each in (recipe, auto):
+        assert Recipe.from_yaml(each.to_yaml()) == each
+        assert Recipe.from_link(each.to_link()) == each

@@ -299,3 +299,14 @@ def test_the_gpu_samples_and_trains_in_bf16(toy_family, quantize):
     assert next(policy.sampler().parameters()).dtype == torch.bfloat16
     assert all(torch.isfinite(p.grad).all() for _, p in policy.trainable())
     assert (logprobs.detach() - made.logprobs_BT).abs()[made.mask_BT].mean() < 0.1
+
+
+def test_reading_completions_of_a_single_token(policy_of):
+    """Then there are prompts and nothing after them to run."""
+    policy = policy_of()
+    made = sample(policy, PROMPTS, group_size=2, max_new_tokens=1)
+    logprobs, entropies = token_stats(policy, made)
+    assert torch.allclose(logprobs, made.logprobs_BT, atol=1e-5)
+    assert torch.allclose(entropies, made.entropies_BT, atol=1e-5)
+    logprobs.sum().backward()
+    assert gradients(policy).abs().max() > 0

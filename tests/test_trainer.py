@@ -6,8 +6,11 @@ import pytest
 import torch
 
 from workbench import trainer
+from workbench.anchors import ANCHORS
+from workbench.memory import objective_arguments
 from workbench.objectives import OBJECTIVES
 from workbench.rewards import REWARDS
+from workbench.surrogates import SURROGATES
 from workbench.trainer import NonFiniteError, minibatches, prepare, train_step
 from workbench.variants import WorkbenchError
 
@@ -81,6 +84,125 @@ def test_the_anchor_adds_beta_times_its_penalty(toy_recipe, no_step):
     found = gradients(state)
     expected = naive_gradient(state, report, lambda mine, ref: 0.5 * (ref - mine).square() / 2)
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
+
+
+def test_a_penalty_in_the_reward_moves_the_advantages_token_by_token(toy_recipe, no_step):
+    """Against autograd with the credit written out: penalties to come, less the others' of the group."""
+    arguments = {"estimator": "k1", "place": "reward"}
+    recipe = toy_recipe.replace(beta=0.5, quantize="none", anchor_args=arguments)
+    state = prepare(recipe)
+    move_off_the_base(state)
+    report = train_step(state, recipe)
+    found = gradients(state)
+    rollouts, size = report.rollouts, recipe.group_size
+    to_go = []  # of each completion, its k1 from each token on
+
+    def note(mine, reference):
+        to_go.append((mine - reference).detach().flip(0).cumsum(0).flip(0))
+        return 0.0 * mine
+
+    naive_gradient(state, report, note)
+
+    def credited(b, mine):
+        others = [to_go[i] for i in range(b // size * size, b // size * size + size) if i != b]
+        padded = [torch.nn.functional.pad(x, (0, rollouts.T))[: len(mine)] for x in others]
+        return 0.5 * (to_go[b] - sum(padded) / len(others)) * mine
+
+    rows = iter(range(rollouts.B))
+    expected = naive_gradient(state, report, lambda mine, reference: credited(next(rows), mine))
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-3)
+    plain = naive_gradient(state, report)
+    assert (found - plain).abs().max() > 1e-3
+
+
+def test_a_guide_of_one_is_the_plain_anchor_bit_for_bit(toy_recipe):
+    found = []
+    flat = {"guide": "branch", "ratio": 0.0}
+    rows = [("reverse_kl", {"estimator": "k3"}), ("sage", flat), ("scaled_beta", flat),
+            ("matched_beta", flat)]  # fmt: skip
+    for anchor, arguments in rows:
+        recipe = toy_recipe.replace(beta=0.3, anchor=anchor, anchor_args=arguments)
+        state = prepare(recipe)
+        move_off_the_base(state)
+        for _ in range(2):
+            train_step(state, recipe)
+        found.append(adapter(state))
+    assert all(torch.equal(found[0], each) for each in found[1:])
+
+
+@pytest.mark.parametrize("anchor", sorted(ANCHORS))
+@pytest.mark.parametrize("first", [True, False])
+def test_microbatches_leave_every_anchors_gradient_unchanged(toy_recipe, no_step, anchor, first):
+    """With each row's defaults, and with the last choice of its first parameter."""
+    params = ANCHORS[anchor].params
+    arguments = {} if first or not params else {params[0].name: params[0].choices[-1]}
+    found = []
+    for microbatch in (256, 5):
+        recipe = toy_recipe.replace(
+            microbatch=microbatch, beta=0.5, anchor=anchor, anchor_args=arguments
+        )
+        state = prepare(recipe)
+        move_off_the_base(state)
+        train_step(state, recipe)
+        found.append(gradients(state))
+    torch.testing.assert_close(found[0], found[1], atol=1e-6, rtol=1e-4)
+    assert found[0].abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("surrogate", sorted(SURROGATES))
+def test_every_surrogate_starts_along_the_policy_gradient(toy_recipe, no_step, surrogate):
+    """In the first update the ratio is 1, and all rows have REINFORCE's gradient; sapo's too."""
+    found = []
+    for name in ("reinforce", surrogate):
+        recipe = toy_recipe.replace(surrogate=name, quantize="none")
+        state = prepare(recipe)
+        move_off_the_base(state)
+        train_step(state, recipe)
+        found.append(gradients(state))
+    torch.testing.assert_close(found[1], found[0], atol=1e-5, rtol=1e-3)
+
+
+def test_alpha_auto_is_chosen_before_the_step_and_shown(toy_recipe):
+    recipe = toy_recipe.replace(
+        rewards={"length": 1.0}, objective="rl2ml", objective_args={"alpha": "auto"}
+    )
+    state = prepare(recipe)
+    expected = objective_arguments(recipe, state.memory)["alpha"]
+    report = train_step(state, recipe)
+    assert report.metrics["train/alpha"] == expected
+    fixed = toy_recipe.replace(
+        rewards={"length": 1.0}, objective="rl2ml", objective_args={"alpha": expected}
+    )
+    again = prepare(fixed)
+    train_step(again, fixed)
+    assert torch.equal(adapter(state), adapter(again))
+    assert state.memory.solved_K.sum() > 3  # the step's three groups have been counted
+
+
+def dead_where_even(rewards_PG):
+    """Every other group without signal, as a stand-in for groups that are all right or all wrong."""
+    advantages_PG = rewards_PG - rewards_PG.mean(-1, keepdim=True)
+    advantages_PG[::2] = 0.0
+    return advantages_PG
+
+
+def test_refill_replaces_groups_without_signal_and_counts_them(toy_recipe):
+    plain = toy_recipe.replace(objective=dead_where_even)
+    refilling = plain.replace(refill_rounds=1)
+    before = train_step(prepare(plain), plain)
+    after = train_step(prepare(refilling), refilling)
+    assert (
+        before.metrics["groups/zero_signal"]
+        == after.metrics["groups/zero_signal"]
+        == pytest.approx(2 / 3)
+    )
+    assert before.metrics["groups/refilled"] == 0.0
+    assert after.metrics["groups/refilled"] == pytest.approx(
+        1 / 3
+    )  # of two drawn, the first is dead again
+    assert after.rollouts.prompts[1:] == before.rollouts.prompts[1:]
+    assert after.rollouts.prompts[0] != before.rollouts.prompts[0]
+    assert (after.advantages_PG[0] != 0).any()
 
 
 @pytest.mark.parametrize("aggregation", ["sum", "token_mean", "sequence_mean", "fixed_length"])

@@ -162,7 +162,8 @@ def _attention(
 def _unpack(tensor_UD: Tensor, index: Tensor, size: int) -> Tensor:
     """(rows, heads, positions, size) of the packed tokens at `index` (rows, positions)."""
     picked = tensor_UD.index_select(0, index.flatten())
-    return picked.view(*index.shape, -1, size).transpose(1, 2)
+    # The heads are counted here: of rows of one token there is nothing for view to infer them from.
+    return picked.view(*index.shape, tensor_UD.shape[-1] // size, size).transpose(1, 2)
 
 
 def _visible(query_at: Tensor, key_at: Tensor, key_is: Tensor, window: int | None) -> Tensor:
