@@ -69,6 +69,7 @@ def test_train_resume_and_report(quick, tmp_path, capsys):
         (["train", "--resume", "gone"], "gone is not the folder of a run"),
         (["train", "QUICK", "--resume", "gone"], "--resume takes recipe and folder from the run"),
         (["report", "gone"], "gone is not the folder of a run"),
+        (["claims", "objectivs"], "Unknown claim 'objectivs'"),
         (["pretrain", "tiny-huge"], "Unknown tiny model 'tiny-huge'"),
         (["lab", "--ip=0.0.0.0"], "listens on this machine only"),
     ],

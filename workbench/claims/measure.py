@@ -202,10 +202,10 @@ def evaluation_metrics(
     """pass@k, entropy, length, truncated; with `base_P` the support counts against it."""
     found: dict[str, float] = {f"pass@{k}": evaluation.pass_at[k] for k in claim.evaluation["ks"]}
     found |= {key: getattr(evaluation, key) for key in ("entropy", "length", "truncated")}
-    if base_P is not None:
-        support = support_counts(base_P, evaluation.successes_P)
-        found |= dataclasses.asdict(support)
-        found |= {key: getattr(support, key) for key in ("srr", "ndr", "sds", "nscr")}
+    for threshold in claim.evaluation["thresholds"] if base_P is not None else ():
+        support = support_counts(base_P, evaluation.successes_P, threshold=threshold)
+        names = (*results.SUPPORT, *results.RATIOS)
+        found |= {results.support_name(name, threshold): getattr(support, name) for name in names}
     return found
 
 

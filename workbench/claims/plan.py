@@ -17,7 +17,8 @@ from workbench.recipe import FIELDS, Recipe
 from workbench.variants import WorkbenchError, lookup, unknown
 
 KEYS = ("title", "questions", "recipe", "evaluation", "seeds", "arms", "compare", "curve_every")
-SIZES = {"prompts": 128, "samples": 128, "ks": [1, 4, 8, 16, 64]}
+# A prompt counts as solved with more successes than a threshold, of `samples`.
+SIZES = {"prompts": 128, "samples": 128, "ks": [1, 4, 8, 16, 64], "thresholds": [0]}
 # What the base's measures depend on: the same in all arms.
 OF_BASE = ("model", "quantize", "device", "task", "task_args", "max_new_tokens")
 OWN = ("name", "seed", "eval_every", "eval_prompts", "eval_samples", "checkpoint_every")
@@ -32,7 +33,7 @@ class Claim:
     title: str
     questions: tuple[str, ...]
     shared: dict[str, Any]  # recipe fields of all arms
-    evaluation: dict[str, Any]  # prompts, samples, ks
+    evaluation: dict[str, Any]  # prompts, samples, ks, thresholds
     seeds: tuple[int, ...]
     arms: dict[str, dict[str, Any]]  # name -> changes of the recipe
     notes: dict[str, str]
@@ -58,8 +59,7 @@ class Claim:
     def base_settings(self) -> dict[str, Any]:
         """What the base's measures are true for."""
         recipe = self.base_recipe().to_dict()
-        sizes = {key: self.evaluation[key] for key in ("prompts", "samples")}
-        return {key: recipe[key] for key in OF_BASE if key != "device"} | sizes
+        return {key: recipe[key] for key in OF_BASE if key != "device"} | self.evaluation
 
     def smoke(self) -> Claim:
         """The same claim in a size that only shows that it runs: one seed, two steps, four prompts."""
@@ -72,7 +72,7 @@ class Claim:
         ks = self.evaluation["ks"]
         return dataclasses.replace(
             self, shared=self.shared | small, arms=arms, seeds=self.seeds[:1],
-            evaluation={"prompts": 4, "samples": max(ks), "ks": ks}, curve_every=0,
+            evaluation=self.evaluation | {"prompts": 4, "samples": max(ks)}, curve_every=0,
         )  # fmt: skip
 
 
@@ -118,6 +118,8 @@ def claim_from(name: str, values: Any) -> Claim:
         if arm not in (BASE, *arms):
             raise WorkbenchError(unknown(f"arm in 'compare' of claim {name}", arm, (BASE, *arms)))
     evaluation = SIZES | (values.get("evaluation") or {})
+    for key in evaluation:
+        lookup(SIZES, f"part of claim {name}'s evaluation", key)
     if max(evaluation["ks"]) > evaluation["samples"]:
         raise WorkbenchError(
             f"Claim {name} asks for pass@{max(evaluation['ks'])} of {evaluation['samples']} samples; "
@@ -141,12 +143,9 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     """(0, 1, 2, 7) of "0-2,7"."""
     seeds: list[int] = []
     for part in text.split(","):
-        first, dash, last = part.partition("-")
-        try:
-            seeds += range(int(first), int(last if dash else first) + 1)
-        except ValueError:
-            seeds = []
-            break
-    if not seeds or any(seed >= 2**31 for seed in seeds):
-        raise WorkbenchError(f"--seeds is {text!r}; give whole numbers such as 0,1,2 or 0-4.")
+        first, dash, last = part.strip().partition("-")
+        ends = (first, last if dash else first)
+        if not all(end.isdecimal() for end in ends) or not 0 <= int(ends[1]) - int(ends[0]) < 1000:
+            raise WorkbenchError(f"--seeds is {text!r}; give whole numbers such as 0,1,2 or 0-4.")
+        seeds += range(int(ends[0]), int(ends[1]) + 1)
     return tuple(dict.fromkeys(seeds))

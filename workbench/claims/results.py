@@ -23,6 +23,7 @@ from workbench.variants import WorkbenchError, unknown
 
 BASE = "base"  # the arm that is not trained: the base, sampled anew with each seed's noise
 SUPPORT = ("preserved", "expanded", "shrunk", "out")
+RATIOS = ("srr", "ndr", "sds", "nscr")
 Result = dict[str, Any]
 
 
@@ -47,12 +48,13 @@ def load(claim: str | os.PathLike[str]) -> Result:
 
 
 def _shipped(name: str) -> Path:
-    found = sorted(path.stem for path in data_path("results").glob("*.json"))
+    folder = data_path() / "results"  # there only once something was measured
+    found = sorted(path.stem for path in folder.glob("*.json"))
     if name not in found:
         raise WorkbenchError(
             unknown("claim result", name, found) + f" To measure it: workbench claims {name}"
         )
-    return data_path("results", f"{name}.json")
+    return folder / f"{name}.json"
 
 
 def read(path: Path) -> Result | None:
@@ -111,6 +113,11 @@ def _text(value: Any, indent: int = 0) -> str:
 
 
 # ------------------------------------------------------------------ means and intervals
+
+
+def support_name(name: str, threshold: int) -> str:
+    """The metric of a support count: expanded, or expanded>12 where more than 12 successes solve."""
+    return f"{name}>{threshold}" if threshold else name
 
 
 def interval(values: Sequence[float | None]) -> dict[str, float | None]:
@@ -187,13 +194,17 @@ def table(
     """
     result = claim if isinstance(claim, dict) else load(claim)
     passes = [f"pass@{k}" for k in result["evaluation"]["ks"]]
-    blocks = [metrics] if metrics else [passes, ["entropy", "kl", "length"], list(SUPPORT)]
+    supports = [
+        [support_name(name, threshold) for name in SUPPORT]
+        for threshold in result["evaluation"].get("thresholds", [0])
+    ]
+    blocks = [metrics] if metrics else [passes, ["entropy", "kl", "length"], *supports]
     parts = [f"{result['title']}\n{_conditions(result)}"]
     parts += [_block(_arm_lines(result, block), block, "arm") for block in blocks]
     parts += [f"{arm} seed {seed}: {text}" for arm, seed, text in _failures(result)]
     if differences and result["differences"]:
         parts.append("Paired differences")
-        shown = metrics or [passes[0], passes[-1], "entropy", "expanded", "shrunk"]
+        shown = metrics or [passes[0], passes[-1], "entropy", *supports[-1][1:3]]
         lines = [
             (f"{pair['arm']} - {pair['control']}", len(pair["seeds"]), pair["metrics"])
             for pair in result["differences"]
@@ -206,7 +217,7 @@ def _conditions(result: Result) -> str:
     sizes = result["evaluation"]
     return (
         f"{sizes['prompts']} held-out prompts x {sizes['samples']} samples; mean [95 % t-interval over n "
-        f"seeds]. The base's line is the base sampled anew for each seed: the noise floor."
+        "seeds]. The base's line is the base sampled anew for each seed: the noise floor."
     )
 
 
@@ -232,7 +243,7 @@ def _number(metric: str, found: Mapping[str, float | None] | None) -> str:
     """0.512 [0.498, 0.526]; counts and lengths with one decimal."""
     if found is None or found["mean"] is None:
         return "-"
-    digits = 1 if metric in (*SUPPORT, "length") else 3
+    digits = 1 if metric.split(">")[0] in (*SUPPORT, "length") else 3
     mean, low, high = (
         "" if value is None else f"{round(value, digits) + 0.0:.{digits}f}"  # + 0.0: no -0.000
         for value in (found["mean"], found["low"], found["high"])
