@@ -3,7 +3,7 @@
 import torch
 
 from workbench.recipe import Recipe
-from workbench.seeds import prompt_indices, seeded_dropout, step_seed
+from workbench.seeds import prompt_indices, refill_indices, seeded_dropout, step_seed
 
 
 def test_every_row_is_used_once_before_any_is_used_again():
@@ -20,6 +20,15 @@ def test_seeds_differ_by_run_step_and_stream():
     assert len(seeds) == 75
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert step_seed(1, 2, 0) == step_seed(1, 2, 0)
+
+
+def test_refills_are_drawn_apart_from_the_walk():
+    recipe = Recipe(prompts_per_step=3)
+    first = refill_indices(recipe, 4, 1, 5, 100)
+    assert len(set(first)) == 5 and first == refill_indices(recipe, 4, 1, 5, 100)
+    assert first != refill_indices(recipe, 4, 2, 5, 100)
+    assert first != refill_indices(recipe.replace(seed=1), 4, 1, 5, 100)
+    assert len(refill_indices(recipe, 4, 1, 9, 2)) == 9  # more than there are rows
 
 
 def test_dropout_is_seeded_inside_and_the_global_generator_put_back():
