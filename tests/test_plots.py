@@ -84,7 +84,7 @@ def test_events_of_one_step_share_a_mark_and_every_subplot_over_steps_has_it():
     assert mark.x.tolist() == [3, 3, 3, 7, 7, 7]
     assert np.isnan(mark.y[2]) and mark.y[1] == mark.y[4] > 0.9
     assert mark.text[1] == "step 3: objective: rloo to maxrl<br>beta: 0 to 0.1"
-    assert {key for key in data if key.startswith("mark/")} == {
+    assert {key for key in data if key.startswith("mark/") and data[key].visible} == {
         f"mark/{key}" for key in ("pass", "reward", "entropy", "kl", "length", "zero")
     }
 
@@ -140,20 +140,54 @@ def test_the_legends_name_each_visible_line_once():
 
 
 def test_subplots_do_not_overlap_and_marks_have_their_own_axis():
-    cells = [plots.cell(subplot) for subplot in plots.SUBPLOTS]
-    for i, (left, right, bottom, top) in enumerate(cells):
-        assert 0 <= left < right <= 1.001 and 0 <= bottom < top <= 1
-        for other in cells[:i]:
-            apart = left > other[1] or other[0] > right or bottom > other[3] or other[2] > top
-            assert apart
+    for rows in (3, 4):
+        cells = [plots.cell(subplot, rows) for subplot in plots.SUBPLOTS if subplot.row < rows]
+        for i, (left, right, bottom, top) in enumerate(cells):
+            assert 0 <= left < right <= 1.001 and 0 <= bottom < top <= 1
+            for other in cells[:i]:
+                apart = left > other[1] or other[0] > right or bottom > other[3] or other[2] > top
+                assert apart
     axes = [axis for subplot in plots.SUBPLOTS for axis in plots.axis_ids(subplot)[1:]]
     assert len(axes) == len(set(axes))
 
 
 def test_dark_and_light_templates_and_an_explicit_height():
     for theme, name in (("light", "plotly_white"), ("dark", "plotly_dark")):
-        layout = plots.layout(theme, 1)
-        assert layout["template"] == name and layout["height"] == plots.HEIGHT
+        assert plots.layout(theme, 1)["template"] == name
+        assert plots.empty_figure(1, theme).layout.height == plots.HEIGHT
+
+
+def test_the_fourth_row_is_there_when_the_run_chose_alpha_or_moved_beta():
+    metrics = make_metrics(steps=5).assign(**{"groups/update_scale": 0.8, "train/beta": 0.1})
+    plain = plots.curves_figure([("a", metrics, make_events())])
+    assert plain.layout.height == plots.HEIGHT and plain.layout.annotations[-1].visible is False
+    for column in ("train/alpha", "train/beta"):
+        chosen = metrics.assign(**{column: np.linspace(0.5, 1.0, 6)})
+        figure = plots.curves_figure([("a", metrics, make_events()), ("b", chosen, make_events())])
+        key = column.removeprefix("train/")
+        assert figure.layout.height == plots.HEIGHT + plots.ROW
+        assert figure.layout.annotations[-1].visible is True
+        trace = figure.data[plots.trace_index(1)[key]]
+        assert trace.visible and trace.y[-1] == 1.0 and trace.x[0] == 0
+        assert not figure.data[plots.trace_index(0)[key]].visible
+        assert figure.data[plots.trace_index(1)["scale"]].visible
+    assert not plain.data[plots.trace_index(0)["scale"]].visible  # nothing in a hidden row
+
+
+def test_a_beta_that_stays_is_not_drawn_but_a_chosen_alpha_that_stays_is():
+    metrics = make_metrics(steps=5).assign(**{"train/beta": 0.1, "train/alpha": 1.0})
+    data = plots.trace_data("a", metrics, make_events())
+    assert data["alpha"].visible and not data["beta"].visible and plots.rows_needed([data]) == 4
+
+
+def test_the_upper_rows_keep_their_size_in_pixels_when_the_fourth_comes():
+    frame = plots.MARGIN["t"] + plots.MARGIN["b"]
+    for subplot in plots.SUBPLOTS[:-3]:
+        sizes = []
+        for rows in (3, 4):
+            _, _, bottom, top = plots.cell(subplot, rows)
+            sizes.append((top - bottom) * (plots.height_of(rows) - frame))
+        np.testing.assert_allclose(*sizes)
 
 
 def test_a_run_without_any_metric_gives_an_empty_figure():

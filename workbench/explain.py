@@ -7,7 +7,7 @@ made of the same parts. No widgets here, and torch only when numbers are asked f
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,11 +39,14 @@ class Subplot:
 SUBPLOTS = (
     Subplot("advantage", "advantage of a success (filled) and of a failure (open)", 0, 0, "K"),
     Subplot("scale", "update scale ω(K)", 0, 1, "K"),
-    Subplot("weight", "weight of a prompt w(p); grey: the prompts", 1, 0, "p"),
+    Subplot("weight", "weight of a prompt w(p); grey: the prompts", 1, 0, "p", log=True),
     Subplot("surrogate", "what training climbs, J(p)", 1, 1, "p"),
     Subplot("noise", "noise / signal of one group's update", 2, 0, "p", log=True),
     Subplot("gain", "gain per step of rl2ml against α; star: best", 2, 1, "α"),
 )
+TICKS = {  # of a logarithmic axis; plotly's own leave out the power of ten
+    "tickmode": "array", "tickvals": (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 1000)
+}  # fmt: skip
 LINES = ("success", "failure", "scale", "weight", "surrogate", "noise")  # of one objective
 HOME = {"success": "advantage", "failure": "advantage"}  # line -> subplot, where they differ
 MARKED = ("advantage", "scale")  # these show the chosen K
@@ -72,7 +75,8 @@ class Explained:
     def line(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """x and y of one of LINES."""
         x = {"weight": self.p, "surrogate": self.p, "noise": self.p_inside}.get(name, self.K)
-        return x, getattr(self, name)
+        first = int(name == "scale")  # omega(0) is 0 for every objective
+        return x[first:], getattr(self, name)[first:]
 
 
 def explain(objective: Any, N: int, *, score_noise: float = 0.25, **params: Any) -> Explained:
@@ -163,9 +167,9 @@ def axis_ids(subplot: Subplot) -> tuple[str, str, str]:
 
 def cell(subplot: Subplot) -> tuple[float, float, float, float]:
     """Left, right, bottom and top of a subplot's axes, as shares of the figure."""
-    width, height = 0.455, 0.235
+    width, height = 0.455, 0.24
     left = subplot.column * (1 - width)
-    bottom = (0.715, 0.385, 0.055)[subplot.row]
+    bottom = (0.735, 0.395, 0.045)[subplot.row]
     return left, left + width, bottom, bottom + height
 
 
@@ -210,7 +214,7 @@ def _trace(group: str, line: str, names: Sequence[str]) -> go.Scatter:
                               hovertemplate="best α for " + group + ": %{x:.2f}<extra></extra>")  # fmt: skip
         return go.Scatter(**common | {"showlegend": True}, mode="lines", legend="legend2",
                           line={"color": style["color"], "dash": style["dash"], "width": 1.8},
-                          hovertemplate="α %{x:.2f}: %{y:.3f} of the best<extra>" + group + "</extra>")  # fmt: skip
+                          hovertemplate=f"α %{{x:.2f}}: %{{y:.3f}}<extra>{group}</extra>")  # fmt: skip
     style = look(names.index(group))
     counted = subplot.x_title == "K"
     marker = {"symbol": style["symbol"] + ("-open" if line == "failure" else ""), "size": 5}
@@ -226,7 +230,7 @@ def layout(theme: str = "light") -> dict[str, Any]:
     """The grid of axes, the titles and the two legends."""
     result: dict[str, Any] = {
         "template": "plotly_dark" if theme == "dark" else "plotly_white", "height": HEIGHT,
-        "autosize": True, "margin": {"l": 46, "r": 12, "t": 30, "b": 30}, "font": {"size": 11},
+        "autosize": True, "margin": {"l": 46, "r": 12, "t": 34, "b": 30}, "font": {"size": 11},
         "paper_bgcolor": CLEAR, "plot_bgcolor": CLEAR, "hovermode": "closest", "annotations": [],
     }  # fmt: skip
     for subplot in SUBPLOTS:
@@ -239,19 +243,19 @@ def layout(theme: str = "light") -> dict[str, Any]:
                           "nticks": 9, "zeroline": False}  # fmt: skip
         result[y_name] = {**common, "domain": [bottom, top], "anchor": x_axis, "nticks": 6}
         if subplot.log:
-            result[y_name] |= {"type": "log", "dtick": 1}
+            result[y_name] |= {"type": "log", **TICKS, "autorangeoptions": {"clipmin": 0.01}}
         result[overlay_name] = {"overlaying": y_axis, "anchor": x_axis, "range": [0, 1],
                                 "visible": False, "fixedrange": True}  # fmt: skip
         result["annotations"].append({
             "text": f"<b>{subplot.title}</b>", "font": {"size": 12}, "showarrow": False,
             "x": left, "xref": "paper", "xanchor": "left",
-            "y": top, "yref": "paper", "yanchor": "bottom", "yshift": 4,
+            "y": top, "yref": "paper", "yanchor": "bottom",
+            "yshift": 20 if subplot.key == "gain" else 4,
         })  # fmt: skip
     legend = {"font": {"size": 11}, "bgcolor": CLEAR, "orientation": "h"}
-    result["legend"] = {**legend, "x": 0, "y": 1.0, "yanchor": "bottom", "yref": "container"}
-    result["legend"] |= {"yanchor": "top"}
-    left, _, bottom, _ = cell(SUBPLOTS[-1])
-    result["legend2"] = {**legend, "x": left, "y": bottom + 0.005, "yanchor": "bottom"}
+    result["legend"] = {**legend, "x": 0, "y": 1.0, "yanchor": "top", "yref": "container"}
+    left, _, _, top = cell(SUBPLOTS[-1])
+    result["legend2"] = {**legend, "x": left, "y": top, "yanchor": "bottom"}
     return result
 
 
@@ -265,16 +269,20 @@ def fill(
     names: Sequence[str],
     found: Mapping[str, Explained],
     *,
+    changed: Collection[str] | None = None,
     K: int | None = None,
     p_samples: np.ndarray | None = None,
     gain: Mapping[str, tuple[np.ndarray, float, float]] | None = None,
 ) -> None:
-    """Show these objectives and hide the others. On a live figure, call within ``batch_update``."""
+    """Show these objectives and hide the others. On a live figure, call within ``batch_update``.
+
+    `changed` names those whose numbers are new (default: all); the others' arrays are left as they are.
+    """
     index = {key: position for position, key in enumerate(trace_keys(names))}
     for name in names:
         for line in LINES:
             trace = figure.data[index[name, line]]
-            if name in found:
+            if name in found and (changed is None or name in changed):
                 x, y = found[name].line(line)
                 trace.x, trace.y = x.astype(np.float32), y.astype(np.float32)
             if trace.visible != (name in found):
@@ -285,7 +293,9 @@ def fill(
     if p_samples is not None:
         heights, edges = np.histogram(p_samples, bins=40, range=(0, 1))
         x = np.repeat(edges, 2)[1:-1]
-        show(figure.data[index["prompts", "weight"]], x, np.repeat(heights / heights.max(), 2) * 0.6)
+        show(
+            figure.data[index["prompts", "weight"]], x, np.repeat(heights / heights.max(), 2) * 0.6
+        )
     for metric, (gained, best, _) in (gain or {}).items():
         show(figure.data[index[metric, "gain"]], ALPHAS, gained)
         show(figure.data[index[metric, "best"]], [best], [1.0])
@@ -307,7 +317,9 @@ def objectives_figure(
     theme: str = "light",
 ) -> go.Figure:
     """Objectives side by side as a plain figure: their names, or name -> parameters."""
-    chosen = dict(objectives) if isinstance(objectives, Mapping) else dict.fromkeys(objectives, {})
+    chosen = (
+        dict(objectives) if isinstance(objectives, Mapping) else {name: {} for name in objectives}
+    )
     p_samples = success_rates(0.33, 0.45) if p_samples is None else p_samples
     found = {
         name: explain(name, N, score_noise=score_noise, **_row_only(name, params))

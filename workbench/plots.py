@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import html
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,9 @@ import plotly.graph_objects as go
 # What every function here calls a run: its name, its metrics (index step) and its events.
 RunCurves = tuple[str, pd.DataFrame, pd.DataFrame]
 
-HEIGHT = 740
+HEIGHT = 740  # of three rows
+ROW = 176  # more, for the fourth
+MARGIN = {"l": 44, "r": 12, "t": 8, "b": 34}
 MAX_POINTS = 2_000
 REWARD_SLOTS = 8  # reward/total and seven parts; a live figure can't grow traces
 KS = (1, 2, 4, 8, 16, 32, 64)
@@ -35,6 +37,7 @@ K_COLOURS = dict(zip(KS, (BLUE, AMBER, SKY, GREEN, ORANGE, PURPLE, VERMILLION), 
 RUN_COLOURS = (GREEN, PURPLE, BLUE, ORANGE)
 REWARD_COLOURS = (GREY, BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION, AMBER)
 CLEAR = "rgba(0,0,0,0)"
+LEGENDS = {"pass": "legend", "k": "legend2", "reward": "legend3"}  # subplot -> its legend
 DASHES = ("solid", "dash", "dot", "dashdot")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up")
 
@@ -49,6 +52,7 @@ class Subplot:
     column: int
     span: int = 1
     metric: str = ""  # "" where the lines are many: pass@k and the rewards
+    varies: bool = False  # drawn only where the metric is not the same at every step
 
 
 SUBPLOTS = (
@@ -59,7 +63,11 @@ SUBPLOTS = (
     Subplot("kl", "KL to base (nats)", 2, 0, metric="train/kl"),
     Subplot("length", "length (tokens)", 2, 1, metric="rollout/length"),
     Subplot("zero", "groups without signal", 2, 2, metric="groups/zero_signal"),
+    Subplot("scale", "update scale", 3, 0, metric="groups/update_scale"),
+    Subplot("alpha", "alpha, chosen by the run", 3, 1, metric="train/alpha"),
+    Subplot("beta", "beta, moved by the run", 3, 2, metric="train/beta", varies=True),
 )
+ASKS = ("alpha", "beta")  # the fourth row is there when one of these has something to show
 STEP_SUBPLOTS = tuple(subplot for subplot in SUBPLOTS if subplot.key != "k")
 
 
@@ -112,6 +120,17 @@ def line(metrics: pd.DataFrame, column: str, name: str) -> TraceData:
     """The trace of one metric."""
     x, y = series(metrics, column)
     return TraceData(x, y, len(x) > 0, name)
+
+
+def single(metrics: pd.DataFrame, subplot: Subplot, name: str) -> TraceData:
+    """The trace of a subplot with one line."""
+    found = line(metrics, subplot.metric, name)
+    return NOTHING if subplot.varies and (found.y == found.y[:1]).all() else found
+
+
+def rows_needed(runs: Iterable[Mapping[str, TraceData]]) -> int:
+    """3, or 4 where a run's traces have something for the fourth row."""
+    return 4 if any(data[key].visible for data in runs for key in ASKS if key in data) else 3
 
 
 def band(metrics: pd.DataFrame, k: int) -> TraceData:
@@ -179,13 +198,14 @@ def trace_data(name: str, metrics: pd.DataFrame, events: pd.DataFrame) -> dict[s
     data["k/now"] = against_k(metrics, -1)
     columns = reward_columns(metrics)
     for slot in range(REWARD_SLOTS):
-        label = columns[slot].removeprefix("reward/") if slot < len(columns) else ""
-        data[f"reward/{slot}"] = (
-            line(metrics, columns[slot], html.escape(label)) if label else NOTHING
-        )
-    data |= {p.key: line(metrics, p.metric, name) for p in SUBPLOTS if p.metric}
-    mark = marks(events)
-    return data | {f"mark/{subplot.key}": mark for subplot in STEP_SUBPLOTS}
+        data[f"reward/{slot}"] = NOTHING
+        if slot < len(columns):
+            label = html.escape(columns[slot].removeprefix("reward/"))
+            data[f"reward/{slot}"] = line(metrics, columns[slot], label)
+    data |= {p.key: single(metrics, p, name) for p in SUBPLOTS if p.metric}
+    rows, mark = rows_needed([data]), marks(events)
+    data |= {} if rows == 4 else {"scale": NOTHING}  # a hidden row must hold nothing
+    return data | {f"mark/{p.key}": mark if p.row < rows else NOTHING for p in STEP_SUBPLOTS}
 
 
 # ------------------------------------------------------------------ the figure
@@ -198,11 +218,21 @@ def axis_ids(subplot: Subplot) -> tuple[str, str, str]:
     return f"x{suffix}", f"y{suffix}", f"y{number + len(SUBPLOTS)}"
 
 
-def cell(subplot: Subplot) -> tuple[float, float, float, float]:
-    """Left, right, bottom and top of a subplot's axes, as shares of the figure."""
+def height_of(rows: int) -> int:
+    """Height in pixels of a figure of three or four rows."""
+    return HEIGHT + ROW * (rows - 3)
+
+
+def cell(subplot: Subplot, rows: int = 3) -> tuple[float, float, float, float]:
+    """Left, right, bottom and top of a subplot's axes, as shares of a figure of `rows` rows."""
     width, gap = 0.27, 0.095
     left = subplot.column * (width + gap)
-    bottom, top = ((0.595, 0.93), (0.32, 0.495), (0.055, 0.235))[subplot.row]
+    places = ((0.595, 0.93), (0.32, 0.495), (0.055, 0.235))
+    frame = MARGIN["t"] + MARGIN["b"]
+    of_three, whole = HEIGHT - frame, height_of(rows) - frame
+    # The fourth row takes the third one's place; the others move up by ROW pixels.
+    up = ROW * (rows - 3) if subplot.row < 3 else 0
+    bottom, top = ((share * of_three + up) / whole for share in places[min(subplot.row, 2)])
     return left, left + width * subplot.span + gap * (subplot.span - 1), bottom, top
 
 
@@ -277,51 +307,61 @@ def empty_trace(slot: int, key: str, style: Mapping[str, Any]) -> go.Scatter:
 
 
 def layout(theme: str, runs: int) -> dict[str, Any]:
-    """The grid of axes, the titles and the legends."""
+    """The axes, the titles and the legends; `arrange` puts them in their places."""
     result: dict[str, Any] = {
         "template": "plotly_dark" if theme == "dark" else "plotly_white",
-        "height": HEIGHT, "autosize": True, "colorway": PALETTE, "hovermode": "closest",
-        "margin": {"l": 44, "r": 12, "t": 8, "b": 34}, "font": {"size": 11},
+        "autosize": True, "colorway": PALETTE, "hovermode": "closest",
+        "margin": MARGIN, "font": {"size": 11},
         "paper_bgcolor": CLEAR, "plot_bgcolor": CLEAR, "annotations": [],
     }  # fmt: skip
     for subplot in SUBPLOTS:
-        left, right, bottom, top = cell(subplot)
-        x_axis, y_axis, mark_axis = axis_ids(subplot)
-        x_name, y_name, mark_name = (a[0] + "axis" + a[1:] for a in (x_axis, y_axis, mark_axis))
+        x_axis, y_axis, _ = axis_ids(subplot)
+        x_name, y_name, mark_name = axis_names(subplot)
         common = {"gridcolor": "rgba(127,127,127,0.22)", "zeroline": False}
-        result[x_name] = {**common, "domain": [left, right], "anchor": y_axis, "nticks": 6}
-        result[y_name] = {**common, "domain": [bottom, top], "anchor": x_axis, "nticks": 5}
-        result[mark_name] = {
-            "overlaying": y_axis, "anchor": x_axis, "range": [0, 1], "visible": False,
-            "fixedrange": True,
-        }  # fmt: skip
+        result[x_name] = {**common, "anchor": y_axis, "nticks": 6}
+        result[y_name] = {**common, "anchor": x_axis, "nticks": 5}
+        overlay = {"overlaying": y_axis, "anchor": x_axis, "range": [0, 1]}
+        result[mark_name] = {**overlay, "visible": False, "fixedrange": True}
         if subplot.row == 0:
             result[y_name] |= {"range": [-0.02, 1.03], "dtick": 0.25}
         if subplot.metric:
             result[y_name]["rangemode"] = "tozero"
         if subplot.key == "k":
-            result[x_name] |= {
-                "type": "log",
-                "tickvals": TICK_KS,
-                "ticktext": [str(k) for k in TICK_KS],
-            }
+            labels = [str(k) for k in TICK_KS]
+            result[x_name] |= {"type": "log", "tickvals": TICK_KS, "ticktext": labels}
         result["annotations"].append({
             "text": f"<b>{subplot.title}</b>", "font": {"size": 12}, "showarrow": False,
-            "x": left, "xref": "paper", "xanchor": "left",
-            "y": top, "yref": "paper", "yanchor": "bottom", "yshift": 4 if subplot.metric else 20,
+            "x": 0, "xref": f"{x_axis} domain", "xanchor": "left",
+            "y": 1, "yref": f"{y_axis} domain", "yanchor": "bottom",
+            "yshift": 4 if subplot.metric else 20,
         })  # fmt: skip
     return result | legends(runs)
+
+
+def axis_names(subplot: Subplot) -> tuple[str, str, str]:
+    """The names in the layout of `axis_ids`."""
+    x_axis, y_axis, mark_axis = axis_ids(subplot)
+    return tuple(axis[0] + "axis" + axis[1:] for axis in (x_axis, y_axis, mark_axis))
+
+
+def arrange(figure: go.Figure, rows: int) -> None:
+    """Show three or four rows of a figure. On a live figure, call within ``batch_update``."""
+    layout = figure.layout
+    layout.height = height_of(rows)
+    for subplot, title in zip(SUBPLOTS, layout.annotations, strict=True):
+        title.visible = shown = subplot.row < rows
+        left, right, bottom, top = cell(subplot, rows) if shown else (0, 0.01, 0, 0.01)
+        x_name, y_name, _ = axis_names(subplot)
+        layout[x_name].update(domain=[left, right], visible=shown)
+        layout[y_name].update(domain=[bottom, top], visible=shown)
+        if subplot.key in LEGENDS:
+            layout[LEGENDS[subplot.key]].update(x=left, y=top)
 
 
 def legends(runs: int) -> dict[str, Any]:
     """A legend each for pass@k, for base and now, for the rewards and for the names of the runs."""
     above = {"font": {"size": 10}, "bgcolor": CLEAR, "orientation": "h", "yanchor": "bottom"}
-    places = {"pass": "legend", "k": "legend2", "reward": "legend3"}
-    result: dict[str, Any] = {}
-    for subplot in SUBPLOTS:
-        if subplot.key in places:
-            left, _, _, top = cell(subplot)
-            result[places[subplot.key]] = {**above, "x": left, "y": top}
+    result: dict[str, Any] = {name: dict(above) for name in LEGENDS.values()}
     result["legend4"] = {
         **above, "x": 0, "y": 0, "yanchor": "top", "visible": runs > 1,
         "title": {"text": "runs ", "font": {"size": 10}},
@@ -329,14 +369,13 @@ def legends(runs: int) -> dict[str, Any]:
     return result
 
 
-def empty_figure(runs: int, theme: str = "light") -> go.Figure:
+def empty_figure(runs: int, theme: str = "light", rows: int = 3) -> go.Figure:
     """The styled figure with the traces of `runs` runs, all empty and hidden."""
-    traces = [
-        empty_trace(slot, key, style)
-        for slot in range(runs)
-        for key, style in trace_styles(slot).items()
-    ]
-    return go.Figure(traces, layout(theme, runs))
+    styles = [(slot, *item) for slot in range(runs) for item in trace_styles(slot).items()]
+    traces = [empty_trace(slot, key, style) for slot, key, style in styles]
+    figure = go.Figure(traces, layout(theme, runs))
+    arrange(figure, rows)
+    return figure
 
 
 def fill(figure: go.Figure, slot: int, data: Mapping[str, TraceData]) -> None:
@@ -347,7 +386,7 @@ def fill(figure: go.Figure, slot: int, data: Mapping[str, TraceData]) -> None:
         trace.x, trace.y = values.x, values.y
         if trace.visible != values.visible:
             trace.visible = values.visible
-        if values.name is not None and trace.name != values.name:
+        if values.name not in (None, trace.name):
             trace.name = values.name
         if values.text:
             trace.text = values.text
@@ -355,7 +394,8 @@ def fill(figure: go.Figure, slot: int, data: Mapping[str, TraceData]) -> None:
 
 def curves_figure(runs: Sequence[RunCurves], theme: str = "light") -> go.Figure:
     """The curves of one or several runs as a plain plotly figure, to show or to save."""
-    figure = empty_figure(len(runs), theme)
-    for slot, (name, metrics, events) in enumerate(runs):
-        fill(figure, slot, trace_data(name, metrics, events))
+    data = [trace_data(*run) for run in runs]
+    figure = empty_figure(len(runs), theme, rows_needed(data))
+    for slot, traces in enumerate(data):
+        fill(figure, slot, traces)
     return figure

@@ -218,7 +218,9 @@ def walk(widget):
 
 
 def test_something_else_than_a_recipe_or_run_is_refused():
-    with pytest.raises(WorkbenchError, match="given str; give a Recipe, a Run, or nothing"):
+    with pytest.raises(
+        WorkbenchError, match="given str; give a Recipe, a Run or several, or nothing"
+    ):
         panel("runs/x")
 
 

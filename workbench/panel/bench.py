@@ -89,7 +89,7 @@ class Panel:
         runs: the runs on the curves, oldest first.
     """
 
-    def __init__(self, recipe: Recipe, run: Any = None) -> None:
+    def __init__(self, recipe: Recipe, *runs: Any) -> None:
         self.run: Any = None
         self.runs: list[Any] = []
         self._state_drawn = "?"
@@ -101,7 +101,7 @@ class Panel:
         self.rollouts = RolloutView(self._guard)
         self.drawer = Drawer(self.draw, self._failed)
         self._build()
-        if run is not None:
+        for run in runs:
             self._adopt(run)
         self.draw()
 

@@ -88,9 +88,7 @@ class NumberList(widgets.VBox):
     tooltip = traitlets.Unicode("")
 
     def __init__(self, name: str, value: Sequence[float], doc: str, **looks: Any) -> None:
-        self.text = widgets.Text(
-            description=name, continuous_update=False, **looks
-        )
+        self.text = widgets.Text(description=name, continuous_update=False, **looks)
         self.error = widgets.HTML(layout={"display": "none"})
         self.handles = None if missing() else _handles(name)
         drawn = [] if self.handles is None else [self.handles]
@@ -132,7 +130,9 @@ class NumberList(widgets.VBox):
         try:
             self.value = numbers(change["new"])
         except WorkbenchError as error:
-            self.error.value = f'<span class="wb-error" role="alert">{html.escape(str(error))}</span>'
+            self.error.value = (
+                f'<span class="wb-error" role="alert">{html.escape(str(error))}</span>'
+            )
             self.error.layout.display = ""
 
 

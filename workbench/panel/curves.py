@@ -110,6 +110,7 @@ class LiveCurves:
         self.root = widgets.VBox([self.figure])
         self.root.add_class("wb-curves")
         self._seen: list[tuple[str, int, int]] = []
+        self._rows = 3
         self._drawn: list[dict[str, TraceData]] = [{} for _ in range(MAX_RUNS)]
 
     def draw(self, runs: Sequence[RunCurves]) -> int:
@@ -120,10 +121,14 @@ class LiveCurves:
         self._seen = seen
         changes = [self._changes(slot, runs) for slot in range(MAX_RUNS)]
         count = sum(map(len, changes))
+        rows = plots.rows_needed(self._drawn)
         if count:
             with self.figure.batch_update():
                 for slot, data in enumerate(changes):
                     plots.fill(self.figure, slot, data)
+                if rows != self._rows:
+                    plots.arrange(self.figure, rows)
+                    self._rows = rows
                 self.figure.layout.legend4.visible = len(runs) > 1
         return count
 
@@ -156,8 +161,9 @@ class TableCurves:
 
     def _rows(self, name: str, metrics: pd.DataFrame) -> list[str]:
         columns = [f"eval/pass@{k}" for k in plots.pass_ks(metrics)]
-        columns += [plot.metric for plot in plots.SUBPLOTS if plot.metric]
         found = [(column, plots.series(metrics, column)[1]) for column in columns]
+        single = [plot for plot in plots.SUBPLOTS if plot.metric]
+        found += [(plot.metric, plots.single(metrics, plot, "").y) for plot in single]
         return [
             f"<tr><td>{html.escape(name)}</td><td>{html.escape(column.split('/', 1)[1])}</td>"
             f"<td>{y[0]:.3f}</td><td>{y[-1]:.3f}</td><td>{sparkline(y)}</td></tr>"

@@ -2,7 +2,7 @@
 // `live` follows every move; `value` is set when a handle is let go, or when the keys have rested.
 
 const SVG = "http://www.w3.org/2000/svg";
-const PAD = { left: 30, right: 12, top: 16, bottom: 24 };
+const PAD = { left: 30, right: 12, top: 22, bottom: 24 };
 const LEAST_TOP = 4; // the scale's upper end when every handle is low
 const REACH = 26; // pixels from a handle within which a press takes it
 const REST = 500; // milliseconds without a key before the value counts

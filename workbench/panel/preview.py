@@ -21,7 +21,9 @@ WIDTH, HEIGHT = 138, 104  # of one picture
 LEFT, RIGHT, TOP, BOTTOM = 28, 4, 18, 16
 FULL = 1e-12  # a span below this is a flat line
 MORE = "No picture: this objective looks at more than the number of successes."
-LOADING = '<div class="wb-doc">The picture of the objective comes once the libraries are loaded.</div>'
+LOADING = (
+    '<div class="wb-doc">The picture of the objective comes once the libraries are loaded.</div>'
+)
 
 
 class Preview:

@@ -23,8 +23,8 @@ CSS = """
 .wb-scroll { overflow-x: auto }
 .wb-rollouts { padding: 0 6px }
 .wb-rollouts .widget-html, .wb-rollouts .widget-html-content { width: 100%; min-width: 0 }
-.wb-controls .widget-inline-hbox { margin: 1px 0; min-width: 0; width: 100% }
-.wb-controls .widget-label { text-align: left; color: var(--wb-soft) }
+.wb-controls .widget-inline-hbox, .wb-draw .widget-inline-hbox { margin: 1px 0; min-width: 0; width: 100% }
+.wb-controls .widget-label, .wb-draw .widget-label { text-align: left; color: var(--wb-soft) }
 .wb-controls .widget-readout { min-width: 44px; margin: 0 0 0 4px }
 .wb-controls .wb-header { width: 100%; margin: 6px 0 0 0; text-align: left; font-weight: 600;
   border-radius: 4px; background: var(--wb-back); color: var(--wb-ink);
@@ -56,6 +56,9 @@ CSS = """
 .wb-right { color: #007a59 } .wb-wrong { color: #b34d00 }
 [data-jp-theme-light="false"] .wb-right { color: #2fc79a }
 [data-jp-theme-light="false"] .wb-wrong { color: #f08a3c }
+.wb-title { font-weight: 600; border-bottom: 1px solid var(--wb-line); margin: 8px 0 4px 0 }
+.wb-draw { flex: 1 1 380px; min-width: 0; max-width: 620px }
+.wb-preview { flex: 0 1 auto }
 .wb-word { min-width: 0 !important; padding: 0 8px !important; margin: 0 0 0 4px !important;
   height: 24px !important; line-height: 22px !important; border-radius: 4px }
 .wb-error { color: var(--jp-error-color1, #c62828) }
