@@ -108,9 +108,7 @@ def series(metrics: pd.DataFrame, column: str) -> tuple[np.ndarray, np.ndarray]:
     """The steps and finite values of `column`, thinned; empty where the run doesn't measure it."""
     if column not in metrics:
         return NOTHING.x, NOTHING.y
-    values = metrics[column]
-    if values.dtype == object:
-        values = pd.to_numeric(values, errors="coerce")
+    values = pd.to_numeric(metrics[column], errors="coerce")
     y = values.to_numpy(np.float32)
     known = np.isfinite(y)
     return thin(metrics.index.to_numpy(np.int32)[known], y[known])
@@ -230,8 +228,7 @@ def cell(subplot: Subplot, rows: int = 3) -> tuple[float, float, float, float]:
     places = ((0.595, 0.93), (0.32, 0.495), (0.055, 0.235))
     frame = MARGIN["t"] + MARGIN["b"]
     of_three, whole = HEIGHT - frame, height_of(rows) - frame
-    # The fourth row takes the third one's place; the others move up by ROW pixels.
-    up = ROW * (rows - 3) if subplot.row < 3 else 0
+    up = ROW * (rows - 3) if subplot.row < 3 else 0  # the fourth takes the third one's place
     bottom, top = ((share * of_three + up) / whole for share in places[min(subplot.row, 2)])
     return left, left + width * subplot.span + gap * (subplot.span - 1), bottom, top
 
