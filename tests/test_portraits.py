@@ -63,7 +63,7 @@ def test_tokens_are_shaded_by_their_distance_from_the_centre():
     entropy, q = text.split("<tr>")[1:]
     assert "213,94,0,0.00" in entropy and "213,94,0,0.38" in entropy and "213,94,0,0.75" in entropy
     assert "213,94,0,0.19" in q and "0,114,178,0.75" in q
-    assert "0.2 to 1.1" in q
+    assert "0.200 to 1.100" in q
 
 
 def test_model_text_is_escaped_wherever_it_stands():

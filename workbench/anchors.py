@@ -247,8 +247,9 @@ ANCHORS: dict[str, Anchor] = {
         formula=(
             r"\begin{gathered}\mathrm{released}=e^{d_q}-d_q-1"
             r"\\ d_q=\log\pi_{ref}+\log q-\log\pi"
-            r"\\ \mathrm{faithful}:\ r+\beta\Big(\tfrac1T\sum_t\log q_t-\sum_t\log\frac{\pi}{\pi_{ref}}\Big)"
-            r"\\ q_{branch}=\mathrm{clip}\big(1+\mathrm{ratio}\,(H-\mathrm{threshold})_+\big)\end{gathered}"
+            r"\\ \mathrm{faithful\ reward}=r+\tfrac{\beta}{T}\sum_t\log q_t"
+            r"\\ {}-\beta\sum_t\log\frac{\pi}{\pi_{ref}}"
+            r"\\ q_{branch}=\mathrm{clip}(1+\mathrm{ratio}\,(H-\mathrm{threshold})_+)\end{gathered}"
         ),
         source=(
             f"{SAGE}: 'released' and the guides follow the released code, 'faithful' is derived here from "

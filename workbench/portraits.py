@@ -217,7 +217,7 @@ def tokens_html(
             _token_html(token, name, value, float(np.clip((value - middle) / reach, -1, 1)))
             for token, value in zip(tokens, values, strict=True)
         )
-        ends = f"{min(values, default=0):.3g} to {max(values, default=0):.3g}"
+        ends = f"{min(values, default=0):.3f} to {max(values, default=0):.3f}"
         parts.append(
             f'<tr><th style="text-align:left;padding-right:1em">{html.escape(name)}</th>'
             f'<td style="text-align:left"><bdi dir="auto">{spans}</bdi></td>'
