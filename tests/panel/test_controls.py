@@ -1,6 +1,7 @@
 """The controls are generated: all of the recipe and the tables is there, with its own range."""
 
 import pytest
+import torch  # noqa: F401 - without it no picture is drawn
 
 from workbench.objectives import OBJECTIVES
 from workbench.panel.controls import FIXED, Controls
@@ -37,7 +38,8 @@ def test_a_recipe_with_everything_changed_survives(made):
         model="some/folder", quantize="none", lora_rank=3, lora_dropout=0.15, task="arithmetic",
         rewards={"correct": 0.5, "length": 3.5}, objective="grpo", surrogate="ppo_clip",
         objective_args={"std": "population"}, surrogate_args={"clip_low": 0.1, "clip_high": 0.3},
-        anchor_args={"estimator": "k3", "place": "loss"}, beta=1.75, temperature=0.7, top_k=5, learning_rate=3.25e-4,
+        anchor_args={"estimator": "k3", "place": "loss"}, beta=1.75,
+        temperature=0.7, top_k=5, learning_rate=3.25e-4,
         steps=7, seed=11, name="mine", eval_every=3,
     )  # fmt: skip
     controls.show(recipe)
@@ -182,3 +184,63 @@ def test_a_tasks_fields_are_its_parameters_with_their_written_help():
     assert by_name["numbers"].default == 3
     assert by_name["numbers"].doc == "How many numbers a problem has."
     assert field_docs(type(task))["rows"] == "Problems in the train split."
+
+
+def test_a_word_and_a_list_of_a_row_reach_the_recipe_and_come_back(made):
+    controls, changes = made
+    objective = controls.by_field["objective"]
+    objective.choice.value = "rl2ml"
+    objective.arguments["alpha"].words["auto"].value = True
+    assert changes[-1]["objective_args"]["alpha"] == "auto"
+    auto = controls.recipe()
+    objective.choice.value = "bernstein"
+    objective.arguments["beta"].handles.value = [2.0, 1.0, 0.0]
+    assert changes[-1]["objective_args"]["beta"] == [2.0, 1.0, 0.0]
+    drawn = controls.recipe()
+    for recipe in (auto, drawn):
+        controls.show(recipe)
+        assert controls.recipe() == recipe
+    assert Recipe.from_yaml(drawn.to_yaml()) == drawn
+
+
+def test_dragging_a_handle_reports_nothing_until_it_is_let_go(made):
+    controls, changes = made
+    controls.by_field["objective"].choice.value = "bernstein"
+    handles = controls.by_field["objective"].arguments["beta"].handles
+    before, shown = len(changes), controls.preview.root.value
+    handles.live = [8.0, 1.5, 1.0, 0.5]
+    assert len(changes) == before and controls.preview.root.value != shown
+    handles.value = [8.0, 1.5, 1.0, 0.5]
+    assert len(changes) == before + 1
+
+
+def test_the_picture_follows_objective_parameters_and_group_size(made):
+    controls, _ = made
+    pictures = [controls.preview.root.value]
+
+    def changed():
+        pictures.append(controls.preview.root.value)
+        return pictures[-1] != pictures[-2]
+
+    objective = controls.by_field["objective"]
+    objective.choice.value = "rl2ml"
+    assert changed() and "critical: flat" in pictures[-1]
+    objective.arguments["alpha"].number.value = 2.0
+    assert changed() and "supercritical" in pictures[-1]
+    controls.by_field["group_size"].widget.value = 8
+    assert changed() and "K of 8" in pictures[-1]
+    objective.arguments["alpha"].words["auto"].value = True
+    assert changed() and "alpha is auto, chosen by the run; drawn for 2." in pictures[-1]
+    objective.choice.value = "differential_smoothing"
+    assert changed() and "<svg" not in pictures[-1]
+
+
+def test_every_row_of_every_table_has_controls_that_give_back_its_defaults(made):
+    controls, _ = made
+    for kind in ("objective", "surrogate", "anchor"):
+        control = controls.by_field[kind]
+        for name, row in TABLES[kind].items():
+            control.choice.value = name
+            found = control.values()[f"{kind}_args"]
+            expected = {k: list(v) if isinstance(v, tuple) else v for k, v in row.defaults.items()}
+            assert found == expected

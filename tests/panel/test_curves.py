@@ -112,6 +112,18 @@ def test_a_run_that_leaves_is_wiped_and_the_legend_of_runs_goes_with_it():
     assert live.figure.layout.legend4.visible is False
 
 
+def test_the_fourth_row_comes_with_the_first_chosen_alpha_and_goes_with_its_run():
+    live = curves.LiveCurves()
+    plain, chosen = make_metrics(5), make_metrics(5).assign(**{"train/alpha": 1.25})
+    live.draw([("a", plain, EVENTS)])
+    assert live.figure.layout.height == plots.HEIGHT
+    live.draw([("a", plain, EVENTS), ("b", chosen, EVENTS)])
+    assert live.figure.layout.height == plots.HEIGHT + plots.ROW
+    assert trace(live, "alpha", 1).visible and trace(live, "alpha", 1).y[0] == 1.25
+    live.draw([("a", plain, EVENTS)])
+    assert live.figure.layout.height == plots.HEIGHT
+
+
 def test_a_long_run_is_thinned():
     live = curves.LiveCurves()
     live.draw([("a", make_metrics(9_000), EVENTS)])

@@ -1,5 +1,8 @@
 """The panel outside a kernel: ipywidgets' dummy comm still fires every handler."""
 
+import subprocess
+import sys
+
 import ipywidgets
 import pytest
 
@@ -182,6 +185,31 @@ def test_a_panel_of_a_run_shows_it_at_once(fake_run, wait):
     assert curve(ui, "entropy").x[-1] == 10
     assert ui.controls.by_field["beta"].widget.value == 0.5
     assert "finished" in ui.state.value and "pass@4" in ui.state.value
+
+
+def test_a_panel_of_several_runs_draws_them_all_and_steers_the_last(fake_run, wait):
+    runs = [fake_run(Recipe(steps=5, objective=n), name=n, seconds=0) for n in ("rloo", "maxrl")]
+    wait(lambda: all(run.status == "finished" for run in runs))
+    ui = panel(*runs)
+    assert [curve(ui, "entropy", slot).name for slot in (0, 1)] == ["rloo", "maxrl"]
+    assert ui.run is runs[1] and ui.controls.recipe().objective == "maxrl"
+    assert [run for _, run in ui.choice.options] == runs and ui.choice.layout.display == ""
+    with pytest.raises(WorkbenchError, match="given Recipe"):
+        panel(runs[0], Recipe())
+
+
+def test_torch_is_loaded_when_the_panel_is_shown_not_when_it_is_made(monkeypatch, ui):
+    asked = []
+    monkeypatch.setattr(ui.controls.preview, "load", lambda: asked.append(True))
+    assert asked == []
+    ui._repr_mimebundle_()
+    assert asked == [True]
+
+
+def test_making_a_panel_loads_no_torch():
+    code = "import workbench as wb, sys; wb.panel(wb.Recipe()); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_without_anywidget_it_says_so_and_shows_a_table(monkeypatch, fake_run, wait):
