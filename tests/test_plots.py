@@ -166,7 +166,8 @@ def test_the_fourth_row_is_there_when_the_run_chose_alpha_or_moved_beta():
         figure = plots.curves_figure([("a", metrics, make_events()), ("b", chosen, make_events())])
         key = column.removeprefix("train/")
         assert figure.layout.height == plots.HEIGHT + plots.ROW
-        assert figure.layout.annotations[-1].visible is True
+        titles = [title.visible for title in figure.layout.annotations[-3:]]
+        assert titles == [True, key == "alpha", key == "beta"]
         trace = figure.data[plots.trace_index(1)[key]]
         assert trace.visible and trace.y[-1] == 1.0 and trace.x[0] == 0
         assert not figure.data[plots.trace_index(0)[key]].visible
@@ -177,7 +178,8 @@ def test_the_fourth_row_is_there_when_the_run_chose_alpha_or_moved_beta():
 def test_a_beta_that_stays_is_not_drawn_but_a_chosen_alpha_that_stays_is():
     metrics = make_metrics(steps=5).assign(**{"train/beta": 0.1, "train/alpha": 1.0})
     data = plots.trace_data("a", metrics, make_events())
-    assert data["alpha"].visible and not data["beta"].visible and plots.rows_needed([data]) == 4
+    assert data["alpha"].visible and not data["beta"].visible
+    assert plots.extras([data]) == {"alpha"} and not data["mark/beta"].visible
 
 
 def test_the_upper_rows_keep_their_size_in_pixels_when_the_fourth_comes():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import html
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,8 +64,8 @@ SUBPLOTS = (
     Subplot("length", "length (tokens)", 2, 1, metric="rollout/length"),
     Subplot("zero", "groups without signal", 2, 2, metric="groups/zero_signal"),
     Subplot("scale", "update scale", 3, 0, metric="groups/update_scale"),
-    Subplot("alpha", "alpha, chosen by the run", 3, 1, metric="train/alpha"),
-    Subplot("beta", "beta, moved by the run", 3, 2, metric="train/beta", varies=True),
+    Subplot("alpha", "alpha of the objective", 3, 1, metric="train/alpha"),
+    Subplot("beta", "beta, while it moves", 3, 2, metric="train/beta", varies=True),
 )
 ASKS = ("alpha", "beta")  # the fourth row is there when one of these has something to show
 STEP_SUBPLOTS = tuple(subplot for subplot in SUBPLOTS if subplot.key != "k")
@@ -126,9 +126,10 @@ def single(metrics: pd.DataFrame, subplot: Subplot, name: str) -> TraceData:
     return NOTHING if subplot.varies and (found.y == found.y[:1]).all() else found
 
 
-def rows_needed(runs: Iterable[Mapping[str, TraceData]]) -> int:
-    """3, or 4 where a run's traces have something for the fourth row."""
-    return 4 if any(data[key].visible for data in runs for key in ASKS if key in data) else 3
+def extras(runs: Iterable[Mapping[str, TraceData]]) -> frozenset[str]:
+    """The subplots of the fourth row that a run's traces have something for; empty: no such row."""
+    shown = {p.key for data in runs for p in SUBPLOTS[-3:] if p.key in data and data[p.key].visible}
+    return frozenset(shown if shown & set(ASKS) else ())
 
 
 def band(metrics: pd.DataFrame, k: int) -> TraceData:
@@ -149,8 +150,8 @@ def pass_ks(metrics: pd.DataFrame) -> list[int]:
 def against_k(metrics: pd.DataFrame, row: int) -> TraceData:
     """pass@k of one evaluation (row 0: the base; -1: the latest) over k."""
     ks = pass_ks(metrics)
-    measured = metrics[[f"eval/pass@{k}" for k in ks]].dropna() if ks else metrics.iloc[:0]
-    if measured.empty or (row == -1 and len(measured) < 2):
+    measured = metrics[[f"eval/pass@{k}" for k in ks]].dropna()
+    if not ks or len(measured) < (2 if row == -1 else 1):
         return NOTHING
     step = measured.index[row]
     y = measured.iloc[row].to_numpy(np.float32)
@@ -201,9 +202,10 @@ def trace_data(name: str, metrics: pd.DataFrame, events: pd.DataFrame) -> dict[s
             label = html.escape(columns[slot].removeprefix("reward/"))
             data[f"reward/{slot}"] = line(metrics, columns[slot], label)
     data |= {p.key: single(metrics, p, name) for p in SUBPLOTS if p.metric}
-    rows, mark = rows_needed([data]), marks(events)
-    data |= {} if rows == 4 else {"scale": NOTHING}  # a hidden row must hold nothing
-    return data | {f"mark/{p.key}": mark if p.row < rows else NOTHING for p in STEP_SUBPLOTS}
+    shown, mark = extras([data]), marks(events)
+    data |= {} if shown else {"scale": NOTHING}  # what is hidden must hold nothing
+    drawn = {p.key: p.row < 3 or p.key in shown for p in STEP_SUBPLOTS}
+    return data | {f"mark/{key}": mark if there else NOTHING for key, there in drawn.items()}
 
 
 # ------------------------------------------------------------------ the figure
@@ -282,7 +284,7 @@ def trace_styles(slot: int) -> dict[str, dict[str, Any]]:
 def trace_index(slot: int) -> dict[str, int]:
     """Key -> position in the figure of the traces of the run in `slot`."""
     keys = list(trace_styles(slot))
-    return {key: slot * len(keys) + position for position, key in enumerate(keys)}
+    return {key: at for at, key in enumerate(keys, slot * len(keys))}
 
 
 def empty_trace(slot: int, key: str, style: Mapping[str, Any]) -> go.Scatter:
@@ -337,16 +339,15 @@ def layout(theme: str, runs: int) -> dict[str, Any]:
 
 def axis_names(subplot: Subplot) -> tuple[str, str, str]:
     """The names in the layout of `axis_ids`."""
-    x_axis, y_axis, mark_axis = axis_ids(subplot)
-    return tuple(axis[0] + "axis" + axis[1:] for axis in (x_axis, y_axis, mark_axis))
+    return tuple(axis[0] + "axis" + axis[1:] for axis in axis_ids(subplot))
 
 
-def arrange(figure: go.Figure, rows: int) -> None:
-    """Show three or four rows of a figure. On a live figure, call within ``batch_update``."""
-    layout = figure.layout
+def arrange(figure: go.Figure, extra: Collection[str] = ()) -> None:
+    """Show three rows and `extra` ones of the fourth. On a live figure, call within ``batch_update``."""
+    layout, rows = figure.layout, 4 if extra else 3
     layout.height = height_of(rows)
     for subplot, title in zip(SUBPLOTS, layout.annotations, strict=True):
-        title.visible = shown = subplot.row < rows
+        title.visible = shown = subplot.row < 3 or subplot.key in extra
         left, right, bottom, top = cell(subplot, rows) if shown else (0, 0.01, 0, 0.01)
         x_name, y_name, _ = axis_names(subplot)
         layout[x_name].update(domain=[left, right], visible=shown)
@@ -366,12 +367,12 @@ def legends(runs: int) -> dict[str, Any]:
     return result
 
 
-def empty_figure(runs: int, theme: str = "light", rows: int = 3) -> go.Figure:
+def empty_figure(runs: int, theme: str = "light", extra: Collection[str] = ()) -> go.Figure:
     """The styled figure with the traces of `runs` runs, all empty and hidden."""
     styles = [(slot, *item) for slot in range(runs) for item in trace_styles(slot).items()]
     traces = [empty_trace(slot, key, style) for slot, key, style in styles]
     figure = go.Figure(traces, layout(theme, runs))
-    arrange(figure, rows)
+    arrange(figure, extra)
     return figure
 
 
@@ -392,7 +393,7 @@ def fill(figure: go.Figure, slot: int, data: Mapping[str, TraceData]) -> None:
 def curves_figure(runs: Sequence[RunCurves], theme: str = "light") -> go.Figure:
     """The curves of one or several runs as a plain plotly figure, to show or to save."""
     data = [trace_data(*run) for run in runs]
-    figure = empty_figure(len(runs), theme, rows_needed(data))
+    figure = empty_figure(len(runs), theme, extras(data))
     for slot, traces in enumerate(data):
         fill(figure, slot, traces)
     return figure

@@ -110,7 +110,7 @@ class LiveCurves:
         self.root = widgets.VBox([self.figure])
         self.root.add_class("wb-curves")
         self._seen: list[tuple[str, int, int]] = []
-        self._rows = 3
+        self._extra: frozenset[str] = frozenset()
         self._drawn: list[dict[str, TraceData]] = [{} for _ in range(MAX_RUNS)]
 
     def draw(self, runs: Sequence[RunCurves]) -> int:
@@ -121,14 +121,14 @@ class LiveCurves:
         self._seen = seen
         changes = [self._changes(slot, runs) for slot in range(MAX_RUNS)]
         count = sum(map(len, changes))
-        rows = plots.rows_needed(self._drawn)
+        extra = plots.extras(self._drawn)
         if count:
             with self.figure.batch_update():
                 for slot, data in enumerate(changes):
                     plots.fill(self.figure, slot, data)
-                if rows != self._rows:
-                    plots.arrange(self.figure, rows)
-                    self._rows = rows
+                if extra != self._extra:
+                    plots.arrange(self.figure, extra)
+                    self._extra = extra
                 self.figure.layout.legend4.visible = len(runs) > 1
         return count
 
