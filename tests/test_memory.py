@@ -9,6 +9,7 @@ from workbench.memory import (
     Memory,
     adapt_beta,
     base_adapter,
+    begin_step,
     effective_beta,
     move_reference,
     objective_arguments,
@@ -17,6 +18,7 @@ from workbench.memory import (
 )
 from workbench.recipe import Recipe
 from workbench.rollout import read, sample
+from workbench.variants import WorkbenchError
 
 PROMPTS = [[{"role": "user", "content": "make 7 from 3 4 1"}]]
 
@@ -32,7 +34,7 @@ def test_numbers_pass_as_they_are_and_words_are_chosen_from_the_record():
     memory = Memory.fresh(4)
     memory.solved_K = np.array([5.0, 3.0, 1.0, 0.0, 1.0])
     plain = Recipe(objective="rl2ml", objective_args={"alpha": 1.5})
-    assert objective_arguments(plain, memory) == {"alpha": 1.5}
+    assert objective_arguments(plain, memory)["alpha"] == 1.5
     auto = plain.replace(objective_args={"alpha": "auto", "metric": "pass@4", "score_noise": 0.1})
     rates = (np.arange(5) + 0.5) / 5
     expected = best_alpha("pass@4", rates, 4, weights=memory.solved_K, score_noise=0.1)
@@ -58,6 +60,54 @@ def test_the_chosen_alpha_follows_metric_and_record():
 
     assert alpha("pass@1", hard) < alpha("pass@8", hard) <= alpha("pass@64", hard)
     assert alpha("pass@8", hard) != alpha("pass@8", easy)
+
+
+def test_a_choice_without_effect_asks_for_a_larger_group():
+    for estimator, needed in (("zero_sum", 3), ("direct", 2)):
+        args = {"alpha": "auto", "estimator": estimator}
+        with pytest.raises(WorkbenchError, match=f"needs at least {needed}"):
+            Recipe(objective="rl2ml", objective_args=args, group_size=needed - 1)
+
+
+def auto_of_ones_own(rewards_PG, *, alpha):
+    return rewards_PG
+
+
+def test_words_in_an_objective_of_ones_own_are_its_own_business():
+    recipe = Recipe(objective=auto_of_ones_own, objective_args={"alpha": "auto"})
+    assert objective_arguments(recipe, Memory.fresh(4)) == {"alpha": "auto"}
+
+
+def test_rewards_beyond_0_to_1_say_nothing_of_success_rates():
+    memory = Memory.fresh(2)
+    before = memory.solved_K.copy()
+    remember_groups(memory, torch.tensor([[2.0, 0.0]]))
+    remember_groups(memory, torch.tensor([[-0.5, 1.0]]))
+    assert np.array_equal(memory.solved_K, before)
+
+
+def test_a_new_anchor_or_beta_starts_from_the_beta_that_was_asked_for():
+    memory, recipe = Memory.fresh(2), Recipe(beta=0.1, kl_target=0.02)
+    begin_step(memory, recipe)
+    adapt_beta(memory, recipe, 1.0)
+    begin_step(memory, recipe)
+    assert effective_beta(recipe, memory) == pytest.approx(0.11)
+    for change in ({"beta": 0.3}, {"anchor": "sage"}, {"anchor_args": {"estimator": "k3"}}):
+        changed = recipe.replace(**change)
+        held = Memory.fresh(2)
+        held.load(memory.to_dict(), None)
+        begin_step(held, changed)
+        assert effective_beta(changed, held) == changed.beta
+
+
+def test_a_target_long_out_of_reach_does_not_wind_beta_up_without_end():
+    memory, recipe = Memory.fresh(2), Recipe(beta=0.1, kl_target=0.02)
+    for _ in range(200):
+        adapt_beta(memory, recipe, 0.0)
+    assert memory.beta_factor == 0.05
+    for _ in range(400):
+        adapt_beta(memory, recipe, 9.0)
+    assert memory.beta_factor == 20.0
 
 
 def test_beta_rises_above_the_target_falls_below_and_rests_without_one():
@@ -120,8 +170,22 @@ def test_a_periodic_reference_becomes_the_policys_copy(policy_of):
     assert (logprobs(policy, rollouts) - copied).abs().max() > 1e-3
     with reference_of(policy, memory):
         torch.testing.assert_close(logprobs(policy, rollouts), copied)
-    move_reference(memory, recipe.replace(reference="fixed"), policy, step=4)
+    fixed = recipe.replace(reference="fixed")
+    move_reference(memory, fixed, policy, step=6)
+    assert memory.reference is not None  # until the next step begins
+    begin_step(memory, fixed)
     assert memory.reference is None
+
+
+def test_the_reference_is_run_without_dropout(policy_of):
+    policy, memory = policy_of(lora_dropout=0.5), Memory.fresh(3)
+    rollouts = sample(policy, PROMPTS, group_size=3, max_new_tokens=6, seed=1)
+    memory.reference = {name: p.detach().clone() for name, p in policy.trainable()}
+    before = torch.get_rng_state()
+    with reference_of(policy, memory):
+        torch.testing.assert_close(logprobs(policy, rollouts), rollouts.logprobs_BT)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert (logprobs(policy, rollouts) - rollouts.logprobs_BT).abs().max() > 1e-3  # training has it
 
 
 def test_a_moving_average_takes_in_its_share(policy_of):

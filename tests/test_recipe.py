@@ -185,6 +185,25 @@ def test_the_range_of_rewards_of_ones_own_is_not_known():
         """Anything."""
 
     Recipe(objective="rl2ml", rewards={mine: 3.0})
+    with pytest.raises(
+        WorkbenchError, match="go from 0 to 2"
+    ):  # an anchor of one's own changes nothing
+        Recipe(objective="rl2ml", rewards={"correct": 2.0}, anchor=mine)
+
+
+def test_waiting_changes_stack_as_if_each_had_landed():
+    recipe = Recipe(objective="rl2ml", objective_args={"alpha": 2.0})
+    waiting = recipe.stack({}, {"anchor_args": {"estimator": "k3"}})
+    waiting = recipe.stack(waiting, {"anchor": "sage"})  # which does not know the estimator
+    waiting = recipe.stack(waiting, {"beta": 0.1})
+    waiting = recipe.stack(waiting, {"objective": "grpo"})
+    changed = recipe.replace(**waiting)
+    assert (changed.anchor, changed.anchor_args, changed.beta) == ("sage", {}, 0.1)
+    assert (changed.objective, changed.objective_args) == ("grpo", {})
+    again = recipe.stack(waiting, {"objective": "rl2ml", "objective_args": {"alpha": 0.5}})
+    assert recipe.replace(**again).objective_args == {"alpha": 0.5}
+    with pytest.raises(WorkbenchError, match="Unknown parameter of sage"):
+        recipe.stack(waiting, {"anchor_args": {"estimator": "k3"}})
 
 
 def test_a_group_must_be_large_enough_for_the_objectives_parameters():

@@ -186,6 +186,47 @@ def dead_where_even(rewards_PG):
     return advantages_PG
 
 
+def test_a_reference_that_is_fixed_again_is_the_base_from_that_step_on(toy_recipe):
+    recipe = toy_recipe.replace(
+        beta=0.1, reference="periodic", reference_every=1, learning_rate=0.05
+    )
+    state = prepare(recipe)
+    for _ in range(2):
+        train_step(state, recipe)
+    assert abs(train_step(state, recipe).metrics["train/kl"]) < 1e-6  # to its own copy
+    fixed = recipe.replace(reference="fixed")
+    assert abs(train_step(state, fixed).metrics["train/kl"]) > 1e-4  # to the base
+
+
+def test_the_kl_is_measured_before_a_refill_chooses_by_reward(toy_recipe):
+    plain = toy_recipe.replace(objective=dead_where_even, beta=0.1)
+    found = []
+    for rounds in (0, 2):
+        recipe = plain.replace(refill_rounds=rounds)
+        state = prepare(recipe)
+        move_off_the_base(state)
+        report = train_step(state, recipe)
+        found.append((report.metrics["train/kl"], report.metrics["groups/refilled"]))
+    assert found[0][0] == pytest.approx(found[1][0], abs=1e-7) and found[0][0] != 0
+    assert found[0][1] == 0 < found[1][1]
+
+
+def test_beta_is_shown_as_0_where_nothing_is_anchored(toy_recipe):
+    recipe = toy_recipe.replace(beta=0.3, anchor="none")
+    assert train_step(prepare(recipe), recipe).metrics["train/beta"] == 0.0
+
+
+def test_alpha_and_baseline_are_shown_where_they_are_used(toy_recipe):
+    plain = {"rewards": {"length": 1.0}, "objective": "rl2ml"}
+    shown = []
+    for arguments in ({}, {"estimator": "score_baseline", "baseline": "optimal"}):
+        recipe = toy_recipe.replace(**plain, objective_args=arguments)
+        metrics = train_step(prepare(recipe), recipe).metrics
+        shown.append({k: v for k, v in metrics.items() if k in ("train/alpha", "train/baseline")})
+    assert shown[0] == {"train/alpha": 1.0}
+    assert shown[1]["train/alpha"] == 1.0 and 0 < shown[1]["train/baseline"] < 2
+
+
 def test_refill_replaces_groups_without_signal_and_counts_them(toy_recipe):
     plain = toy_recipe.replace(objective=dead_where_even)
     refilling = plain.replace(refill_rounds=1)
@@ -282,9 +323,15 @@ def test_minibatches_hold_whole_groups_each_once_an_epoch(toy_recipe):
     assert all(part[i : i + 4] == list(range(part[i], part[i] + 4)) for part in parts for i in (0,))
 
 
+EXACT_IN_REWARD = {"beta": 0.2, "anchor_args": {"estimator": "exact", "place": "reward"}}
+
+
+@pytest.mark.parametrize(
+    "anchor", [{}, EXACT_IN_REWARD, {"beta": 0.2, "reference": "moving_average"}]
+)
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_a_step_repeats_itself_and_leaves_the_global_generator_alone(toy_recipe, dropout):
-    recipe = toy_recipe.replace(lora_dropout=dropout)
+def test_a_step_repeats_itself_and_leaves_the_global_generator_alone(toy_recipe, dropout, anchor):
+    recipe = toy_recipe.replace(lora_dropout=dropout, **anchor)
     found = []
     for noise in (0, 123):
         torch.manual_seed(noise)

@@ -17,11 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.anchors import AnchorTokens, guide_values
+from workbench.anchors import AnchorTokens, guide_values, kl_value
+from workbench.guides import GUIDE_PARAMS
 from workbench.memory import Memory, base_adapter, effective_beta, reference_of
 from workbench.models import Policy
 from workbench.recipe import Recipe
-from workbench.rollout import Messages, Reading, Rollouts, read, sample
+from workbench.rollout import Messages, Reading, Rollouts, evaluating, read, sample
 from workbench.seeds import ANCHOR, REFERENCE, step_seed
 
 DRAWN_SHARE = 4  # of G completions of a prompt, one in this many is drawn from the reference
@@ -116,13 +117,21 @@ class Anchoring:
             total += float(loss.detach())
         return total
 
+    def kl(self, drawn: Rollouts) -> float:
+        """KL(policy || reference) in nats a token: the mean of k1 over completions that were not selected."""
+        reference_BT = self.sampled.reference_BT
+        if drawn is not self.rollouts:
+            reference_BT = reference_logprobs(self.recipe, self.policy, self.memory, drawn)
+        kl_BT = kl_value(drawn.logprobs_BT, reference_BT)
+        return float(kl_BT[drawn.mask_BT].mean())
+
     def metrics(self) -> dict[str, float]:
         """train/guide (mean q over the tokens) and train/guided (share of tokens with q off 1)."""
         row = self.recipe.variant("anchor")
-        if "guide" not in getattr(row, "defaults", {}):
+        known = getattr(row, "defaults", {}) | self.recipe.anchor_args
+        if not {param.name for param in GUIDE_PARAMS} <= set(known):
             return {}
-        known = row.defaults | self.recipe.anchor_args
-        guide = {name: value for name, value in known.items() if name != "form"}
+        guide = {param.name: known[param.name] for param in GUIDE_PARAMS}
         q = guide_values(self.sampled, **guide)[self.sampled.mask_BT]
         return {"train/guide": float(q.mean()), "train/guided": float((q != 1).float().mean())}
 
@@ -203,10 +212,11 @@ def _exact_whole(
 ) -> Tensor:
     """The exact KL of every state of the batch, (B, T), without gradient."""
     found_BT = torch.zeros_like(rollouts.logprobs_BT)
-    for indices_N in torch.arange(rollouts.B, device=found_BT.device).split(recipe.microbatch):
-        reading = read(policy, rollouts, indices_N)
-        kl_NT = _exact(policy, memory, rollouts, reading, indices_N, direction)
-        found_BT[indices_N, : kl_NT.shape[1]] = kl_NT
+    with evaluating(policy.model):
+        for indices_N in torch.arange(rollouts.B, device=found_BT.device).split(recipe.microbatch):
+            reading = read(policy, rollouts, indices_N)
+            kl_NT = _exact(policy, memory, rollouts, reading, indices_N, direction)
+            found_BT[indices_N, : kl_NT.shape[1]] = kl_NT
     return found_BT
 
 

@@ -20,6 +20,9 @@ That table is for one state. Over a whole completion a choice also decides which
 the reward follows the reverse KL of the whole completion: every row in the loss leaves out the effect of a
 token on the states after it, and `exact` in the reward has that effect and nothing else.
 
+"Whole completion" holds for the aggregations `sum` and `fixed_length`; the others weigh completions by their
+length. All of this is in the mean over the policy's own samples at temperature 1, without a filter.
+
 `kl_value` is what is shown to the user, whatever is optimised: an estimate of KL(policy || reference) per
 token that is unbiased on the policy's own samples.
 

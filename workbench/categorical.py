@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import xlogy
 
 from workbench.variants import WorkbenchError, lookup
 
@@ -197,12 +198,12 @@ def coverage(policy_A: Array, world: World, k: int) -> float:
 
 def entropy(policy_A: Array) -> float:
     """In nats."""
-    return float(-(policy_A * np.log(policy_A)).sum())
+    return float(-xlogy(policy_A, policy_A).sum())
 
 
 def reverse_kl(policy_A: Array, anchor_A: Array) -> float:
     """KL(policy || anchor), in nats."""
-    return float((policy_A * (np.log(policy_A) - np.log(anchor_A))).sum())
+    return float((xlogy(policy_A, policy_A) - xlogy(policy_A, anchor_A)).sum())
 
 
 # ------------------------------------------------------------------ the estimator zoo

@@ -3,8 +3,10 @@
 Each guide gives q_BT without gradient, within [low, high], and 1 where masked. They see what training has
 at hand: the policy's next-token entropy (`branch`), the surprisal of the sampled token (`token`), or nothing
 (`random`). Formulas and constants are those of the released code (github tally0818/SAGE, c9b3b69), except
-that the divisor of `zscore` and the order of equal surprisals in `rank` are chosen here; the text of the
-paper (Lee et al. 2026, arXiv 2605.18864) was not available beyond its abstract.
+that the divisor of `zscore` and the order of equal surprisals in `rank` are chosen here, the noise is drawn
+once a step instead of at each loss, the schedule advances once a step over the recipe's `steps`, and
+entropies are at temperature 1; the text of the paper (Lee et al. 2026, arXiv 2605.18864) was not available
+beyond its abstract.
 
 Tensors are used through their methods only, so that the table of anchors can be read without loading torch.
 """

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor
 
 from workbench.scoring import Scored
@@ -30,6 +33,12 @@ def rollout_measures(batch: Scored) -> dict[str, float]:
         "rollout/truncated": float(rollouts.truncated_B.float().mean()),
         "train/entropy": masked_mean(rollouts.entropies_BT, rollouts.mask_BT),
     }
+
+
+def objective_measures(arguments: Mapping[str, Any]) -> dict[str, float]:
+    """train/alpha of an objective that has one, and train/baseline where it is used."""
+    used = ["alpha"] + ["baseline"] * (arguments.get("estimator") == "score_baseline")
+    return {f"train/{name}": float(arguments[name]) for name in used if name in arguments}
 
 
 def masked_mean(values_BT: Tensor, mask_BT: Tensor) -> float:

@@ -11,7 +11,7 @@ K successes in a group of G.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +20,16 @@ import torch
 from torch import Tensor
 
 from workbench.analysis import best_alpha, optimal_baseline
+from workbench.counting import ROUNDING
 from workbench.models import Policy
 from workbench.recipe import Recipe
+from workbench.rollout import evaluating
+from workbench.variants import Variant
 
 DECAY = 0.9  # of the counts, per step: about the last ten steps matter
 PRIOR = 0.5  # pseudo-successes and pseudo-failures of a group (Jeffreys)
 BETA_GAIN = 0.1  # most that beta changes in a step, as a share
+BETA_RANGE = (0.05, 20.0)  # of the factor, so that a KL long out of reach does not wind it up
 
 
 @dataclass
@@ -34,6 +38,7 @@ class Memory:
 
     solved_K: np.ndarray
     beta_factor: float = 1.0
+    held: str = ""  # the anchor and beta that the factor belongs to
     reference: dict[str, Tensor] | None = None  # by the names of Policy.trainable(); None: the base
 
     @classmethod
@@ -43,7 +48,9 @@ class Memory:
 
     def to_dict(self) -> dict[str, Any]:
         """The plain numbers, for a checkpoint's state.json; the reference is saved beside it."""
-        return {"solved": self.solved_K.tolist(), "beta_factor": self.beta_factor}
+        return {
+            "solved": self.solved_K.tolist(), "beta_factor": self.beta_factor, "held": self.held
+        }  # fmt: skip
 
     def load(self, values: Mapping[str, Any], reference: dict[str, Tensor] | None) -> None:
         """Put back what a checkpoint holds; counts of another group size are left out."""
@@ -51,15 +58,22 @@ class Memory:
         if len(solved_K) == len(self.solved_K):
             self.solved_K = solved_K
         self.beta_factor = float(values.get("beta_factor", 1.0))
+        self.held = str(values.get("held", ""))
         self.reference = reference
 
 
 def objective_arguments(recipe: Recipe, memory: Memory) -> dict[str, Any]:
-    """The objective's parameters for this step, with "auto" and "optimal" turned into numbers."""
-    arguments = dict(recipe.objective_args)
-    known = getattr(recipe.variant("objective"), "defaults", {}) | arguments
-    if known.get("alpha") != "auto" and known.get("baseline") != "optimal":
-        return arguments
+    """The objective's parameters for this step, with "auto" and "optimal" turned into numbers.
+
+    A prompt's success rate is taken to be (K + 1/2) / (G + 1). These point estimates spread wider than the
+    rates themselves and can't tell a rate of 0 from one of a few percent, which matters for pass@k with k
+    far above G. Estimator score_baseline is chosen for as if its baseline were the best one.
+    """
+    row = recipe.variant("objective")
+    known = getattr(row, "defaults", {}) | recipe.objective_args
+    wanted = known.get("alpha") == "auto" or known.get("baseline") == "optimal"
+    if not (wanted and isinstance(row, Variant)):
+        return known
     group = len(memory.solved_K) - 1
     rates_K = (np.arange(group + 1) + PRIOR) / (group + 2 * PRIOR)
     noise = {"weights": memory.solved_K, "score_noise": known["score_noise"]}
@@ -73,11 +87,25 @@ def objective_arguments(recipe: Recipe, memory: Memory) -> dict[str, Any]:
 
 
 def remember_groups(memory: Memory, total_PG: Tensor) -> None:
-    """Count the groups of a step by their successes; rewards between 0 and 1 by their rounded sum."""
+    """Count the groups of a step by their successes; rewards between 0 and 1 by their rounded sum.
+
+    A step whose rewards leave 0 to 1 tells nothing of success rates and is passed over.
+    """
     group = total_PG.shape[1]
+    if float(total_PG.min()) < -ROUNDING or float(total_PG.max()) > 1 + ROUNDING:
+        return
     wins_P = total_PG.sum(1).round().clamp(0, group).long().cpu().numpy()
     seen_K = np.bincount(wins_P, minlength=group + 1)
     memory.solved_K = DECAY * memory.solved_K + seen_K
+
+
+def begin_step(memory: Memory, recipe: Recipe) -> None:
+    """Let go of what belongs to choices that have been changed: they land at this step."""
+    held = f"{recipe.beta} {recipe.anchor} {recipe.anchor_args}"
+    if held != memory.held:
+        memory.held, memory.beta_factor = held, 1.0
+    if recipe.reference == "fixed":
+        memory.reference = None
 
 
 def effective_beta(recipe: Recipe, memory: Memory) -> float:
@@ -93,14 +121,18 @@ def adapt_beta(memory: Memory, recipe: Recipe, kl: float) -> None:
     """
     if recipe.kl_target:
         error = float(np.clip(kl / recipe.kl_target - 1, -1.0, 1.0))
-        memory.beta_factor *= 1 + BETA_GAIN * error
+        factor = memory.beta_factor * (1 + BETA_GAIN * error)
+        memory.beta_factor = float(np.clip(factor, *BETA_RANGE))
     else:
         memory.beta_factor = 1.0
 
 
-def reference_of(policy: Policy, memory: Memory) -> contextlib.AbstractContextManager[None]:
-    """Inside this context the policy's model is the reference."""
-    return policy.reference() if memory.reference is None else policy.holding(memory.reference)
+@contextlib.contextmanager
+def reference_of(policy: Policy, memory: Memory) -> Iterator[None]:
+    """Inside this context the policy's model is the reference, without dropout."""
+    own = policy.reference() if memory.reference is None else policy.holding(memory.reference)
+    with evaluating(policy.model), own:
+        yield
 
 
 @torch.no_grad()
@@ -116,14 +148,13 @@ def base_adapter(policy: Policy) -> dict[str, Tensor]:
 def move_reference(memory: Memory, recipe: Recipe, policy: Policy, step: int) -> None:
     """After a step: take in a share of the policy, or become its copy every few steps.
 
-    A moving average is taken of the low-rank factors, not of their product.
+    A moving average is taken of the low-rank factors, not of their product. It starts from the base, and
+    what it has become stays the reference until the first periodic copy where the choice changes to that.
     """
-    if recipe.reference == "fixed":
-        memory.reference = None
-    elif recipe.reference == "moving_average":
+    if recipe.reference == "moving_average":
         if memory.reference is None:
             memory.reference = base_adapter(policy)
         for name, parameter in policy.trainable():
             memory.reference[name].lerp_(parameter, recipe.reference_rate)
-    elif step % recipe.reference_every == 0:
+    elif recipe.reference == "periodic" and step % recipe.reference_every == 0:
         memory.reference = {name: p.detach().clone() for name, p in policy.trainable()}

@@ -213,7 +213,8 @@ def differential_smoothing(
 
 
 def _estimator_group(arguments: dict[str, Any]) -> int:
-    return 2 if arguments["estimator"] == "zero_sum" else 1
+    """One more where alpha is to be chosen: in the smallest group it has no effect."""
+    return 1 + (arguments["estimator"] == "zero_sum") + (arguments.get("alpha") == "auto")
 
 
 ESTIMATOR = Param(

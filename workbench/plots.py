@@ -60,7 +60,7 @@ SUBPLOTS = (
     Subplot("k", "pass@k against k", 0, 2),
     Subplot("reward", "rewards", 1, 0, 2),
     Subplot("entropy", "entropy (nats)", 1, 2, metric="train/entropy"),
-    Subplot("kl", "KL to base (nats)", 2, 0, metric="train/kl"),
+    Subplot("kl", "KL to reference (nats)", 2, 0, metric="train/kl"),
     Subplot("length", "length (tokens)", 2, 1, metric="rollout/length"),
     Subplot("zero", "groups without signal", 2, 2, metric="groups/zero_signal"),
     Subplot("scale", "update scale", 3, 0, metric="groups/update_scale"),

@@ -106,11 +106,11 @@ class Recipe:
     anchor_args: dict[str, Any] = _field({}, "Parameters of the anchor.", live=True)
     beta: float = _field(0.0, "Weight of the anchor; 0 switches it off.", low=0, live=True)
     kl_target: float = _field(
-        0.0, "KL to hold, in nats a token: beta is raised and lowered towards it; 0 leaves beta alone.",
+        0.0, "KL to hold, in nats a token, by raising and lowering beta; 0 leaves beta alone.",
         low=0, live=True,
     )  # fmt: skip
     reference: str = _field(
-        "fixed", "What the anchor ties to: the base, a moving average of the policy, or its last copy.",
+        "fixed", "What the anchor ties to: the base, a moving average, or a copy made every few steps.",
         choices=("fixed", "moving_average", "periodic"), live=True,
     )  # fmt: skip
     reference_rate: float = _field(
@@ -126,7 +126,13 @@ class Recipe:
         0, "Rounds of new prompts that may replace the groups of a step that have no signal.",
         low=0, high=16, live=True,
     )  # fmt: skip
-    temperature: float = _field(1.0, "Sampling temperature.", above=0, high=10, live=True)
+    temperature: float = _field(
+        1.0,
+        "Sampling temperature; the KL shown is exact in the mean at 1.",
+        above=0,
+        high=10,
+        live=True,
+    )
     top_p: float = _field(1.0, "Nucleus sampling; 1 keeps all tokens.", above=0, high=1, live=True)
     top_k: int = _field(0, "Sample among the k likeliest tokens; 0 keeps all.", low=0, live=True)
     min_p: float = _field(0.0, "Drop tokens below this share of the likeliest one.",
@@ -178,7 +184,7 @@ class Recipe:
     def _check_range(self) -> None:
         """Refuse at once what the objective would refuse at the next step; own functions are not known."""
         row = self.variant("objective")
-        if not isinstance(row, Variant) or row.bounds is None or own_functions(vars(self)):
+        if not isinstance(row, Variant) or row.bounds is None or any(map(callable, self.rewards)):
             return
         low = high = 0.0
         for name, weight in self.rewards.items():
@@ -235,10 +241,21 @@ class Recipe:
         """
         for field in changes:
             lookup(FIELDS, "recipe field", field)
+        return dataclasses.replace(self, **self._completed(changes))
+
+    def stack(self, pending: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
+        """Changes of this recipe that wait, with later ones on top; raises on a wrong value."""
+        stacked = pending | self.replace(**pending)._completed(fields)
+        self.replace(**stacked)
+        return stacked
+
+    def _completed(self, changes: dict[str, Any]) -> dict[str, Any]:
+        """`changes` with no parameters for every variant that they replace without giving any."""
+        for field in changes:
             arguments = f"{field}_args"
             if arguments in FIELDS and changes[field] != getattr(self, field):
                 changes = {arguments: {}} | changes
-        return dataclasses.replace(self, **changes)
+        return changes
 
     def diff(self, other: Recipe) -> dict[str, tuple[Any, Any]]:
         """Fields that differ: name -> (value here, value there)."""

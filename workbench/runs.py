@@ -108,8 +108,11 @@ class Run:
     @property
     def recipe(self) -> Recipe:
         """The recipe with every change that was asked for so far."""
-        recipe = self._worker.wanted_recipe() if self._worker else self._recipe
-        return recipe.replace(**self._changes)
+        return self._kept_recipe().replace(**self._changes)
+
+    def _kept_recipe(self) -> Recipe:
+        """The recipe without the changes that wait for `resume`."""
+        return self._worker.wanted_recipe() if self._worker else self._recipe
 
     @property
     def status(self) -> str:
@@ -240,8 +243,7 @@ class Run:
         if self.live:
             self._own("update").change(fields)
         else:
-            self.recipe.replace(**fields)
-            self._changes |= fields
+            self._changes = self._kept_recipe().stack(self._changes, fields)
 
     def fork(
         self,

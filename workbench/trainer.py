@@ -29,11 +29,11 @@ import torch
 from torch import Tensor
 
 from workbench.anchoring import Anchoring, prepare_anchor
-from workbench.anchors import kl_value
-from workbench.measures import group_measures, masked_mean, rollout_measures
+from workbench.measures import group_measures, objective_measures, rollout_measures
 from workbench.memory import (
     Memory,
     adapt_beta,
+    begin_step,
     effective_beta,
     move_reference,
     objective_arguments,
@@ -129,7 +129,8 @@ def train_step(state: State, recipe: Recipe, *, measure_kl: bool = False) -> Rep
     rollout/tokens (sum); train/entropy (nats a token, while sampling), train/mismatch (mean
     |trainer - sampler log-prob|), train/kl (nats a token, k1 against the reference; present where the
     reference was run), train/loss, train/grad_norm (before clipping), train/ratio_gap (mean |ratio - 1|),
-    train/learning_rate, train/beta, train/alpha (of an objective that has one), train/guide and
+    train/learning_rate, train/beta, train/alpha and train/baseline (of an objective that has them; chosen
+    where they are "auto" and "optimal"), train/guide and
     train/guided (mean q and share of tokens with q off 1, of an anchor with a guide);
     groups/zero_signal, groups/solved_all, groups/solved_none (shares, before any refill),
     groups/refilled (share), groups/update_scale (mean over groups of sum_i r_i A_i / G, with 0/1 rewards
@@ -139,6 +140,7 @@ def train_step(state: State, recipe: Recipe, *, measure_kl: bool = False) -> Rep
     started = time.perf_counter()
     step = state.step + 1
     chosen = prompt_indices(recipe, step, len(state.rows))
+    begin_step(state.memory, recipe)
     arguments = objective_arguments(recipe, state.memory)
 
     def draw(indices: list[int], stream: int) -> Scored:
@@ -154,13 +156,12 @@ def train_step(state: State, recipe: Recipe, *, measure_kl: bool = False) -> Rep
     batch, replaced = refilled(first, recipe.refill_rounds, draw_more)
     metrics = group_measures(first) | rollout_measures(batch)
     metrics["groups/refilled"] = len(replaced) / recipe.prompts_per_step
-    if "alpha" in arguments:
-        metrics["train/alpha"] = arguments["alpha"]
+    metrics |= objective_measures(arguments)
     report = Report(
         step, metrics, batch.rollouts, batch.rewards, batch.total_PG, batch.advantages_PG
     )
     updating = time.perf_counter()
-    metrics |= update(state, recipe, report, measure_kl=measure_kl)
+    metrics |= update(state, recipe, report, first.rollouts, measure_kl=measure_kl)
     remember_groups(state.memory, first.total_PG)
     move_reference(state.memory, recipe, state.policy, step)
     state.step = step
@@ -176,9 +177,12 @@ def train_step(state: State, recipe: Recipe, *, measure_kl: bool = False) -> Rep
 
 
 def update(
-    state: State, recipe: Recipe, report: Report, *, measure_kl: bool = False
+    state: State, recipe: Recipe, report: Report, drawn: Rollouts, *, measure_kl: bool = False
 ) -> dict[str, float]:
-    """Steps 5 and 6: every epoch and minibatch of a scored batch. Returns the train/ metrics."""
+    """Steps 5 and 6: every epoch and minibatch of a scored batch. Returns the train/ metrics.
+
+    `drawn` is the batch before any refill: there the KL is measured, since a refill chooses by reward.
+    """
     rollouts, memory = report.rollouts, state.memory
     anchored = recipe.beta > 0 and recipe.anchor != "none"
     anchoring = None
@@ -210,10 +214,9 @@ def update(
 
     count = max(sums.pop("updates"), 1.0)
     metrics |= {f"train/{name}": value / count for name, value in sums.items()}
-    metrics["train/beta"] = effective_beta(recipe, memory)
+    metrics["train/beta"] = effective_beta(recipe, memory) if anchored else 0.0
     if anchoring is not None:
-        kl_BT = kl_value(rollouts.logprobs_BT, anchoring.sampled.reference_BT)
-        metrics["train/kl"] = masked_mean(kl_BT, rollouts.mask_BT)
+        metrics["train/kl"] = anchoring.kl(drawn)
     if anchored:
         metrics |= anchoring.metrics()
         adapt_beta(memory, recipe, metrics["train/kl"])

@@ -78,9 +78,7 @@ class Worker:
     def change(self, fields: dict[str, Any]) -> None:
         """Ask for live fields to change at the next step; raises at once on a wrong value."""
         with self._lock:
-            changes = self._changes | fields
-            self.recipe.replace(**changes)
-            self._changes = changes
+            self._changes = self.recipe.stack(self._changes, fields)
             self._lock.notify_all()
 
     def wanted_recipe(self) -> Recipe:
