@@ -191,6 +191,17 @@ def test_wrong_updates_raise_at_once_and_change_nothing(toy_recipe, tmp_path):
     assert run.recipe == toy_recipe.replace(steps=50)
 
 
+def test_waiting_updates_of_an_ended_run_stack(toy_recipe, tmp_path):
+    run = train(toy_recipe.replace(steps=1), folder=tmp_path / "a", blocking=True)
+    run.update(anchor_args={"estimator": "k3"})
+    run.update(anchor="sage", beta=0.1)  # sage knows no estimator
+    run.update(steps=2)
+    assert (run.recipe.anchor, run.recipe.anchor_args) == ("sage", {})
+    run.resume()
+    run.wait()
+    assert run.metrics["train/guide"].iloc[-1] >= 1.0
+
+
 def test_a_finished_run_goes_on_when_given_more_steps(toy_recipe, tmp_path):
     longer = train(toy_recipe.replace(steps=8), folder=tmp_path / "long", blocking=True)
     run = train(toy_recipe, folder=tmp_path / "a", blocking=True)

@@ -248,7 +248,7 @@ def report(args: argparse.Namespace) -> None:
 
 def claims(args: argparse.Namespace) -> None:
     """Measure the missing cells of a claim and print the table of all that is in its file."""
-    from workbench.claims import table
+    from workbench.claims import load, table, verdicts
     from workbench.claims.measure import measure
     from workbench.claims.plan import parse_seeds, read_claim
 
@@ -268,7 +268,11 @@ def claims(args: argparse.Namespace) -> None:
         raise KeyboardInterrupt(
             "Stopped; the same command goes on with the missing cells."
         ) from None
-    print(f"\n{table(path)}\n\nWritten to {path}")
+    print(f"\n{table(path)}")
+    expected = verdicts(load(path), claim.expect)
+    if len(expected):
+        print(f"\nExpected and measured\n\n{expected.to_string(index=False)}")
+    print(f"\nWritten to {path}")
 
 
 def doctor(args: argparse.Namespace) -> int:

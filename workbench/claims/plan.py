@@ -16,13 +16,27 @@ from workbench.packaged import data_path
 from workbench.recipe import FIELDS, Recipe
 from workbench.variants import WorkbenchError, lookup, unknown
 
-KEYS = ("title", "questions", "recipe", "evaluation", "seeds", "arms", "compare", "curve_every")
+KEYS = (
+    "title", "questions", "recipe", "evaluation", "seeds", "arms", "compare", "expect", "curve_every",
+)  # fmt: skip
 # A prompt counts as solved with more successes than a threshold, of `samples`.
 SIZES = {"prompts": 128, "samples": 128, "ks": [1, 4, 8, 16, 64], "thresholds": [0]}
 # What the base's measures depend on: the same in all arms.
 OF_BASE = ("model", "quantize", "device", "task", "task_args", "max_new_tokens")
 OWN = ("name", "seed", "eval_every", "eval_prompts", "eval_samples", "checkpoint_every")
 SMOKE = {"steps": 2, "prompts_per_step": 4, "group_size": 8}
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What somebody says of a difference: `sign` 1 is arm above control, -1 below, 0 no difference."""
+
+    who: str
+    says: str
+    arm: str
+    control: str
+    metric: str
+    sign: int
 
 
 @dataclass(frozen=True)
@@ -38,6 +52,7 @@ class Claim:
     arms: dict[str, dict[str, Any]]  # name -> changes of the recipe
     notes: dict[str, str]
     compare: tuple[tuple[str, str], ...] = ()
+    expect: tuple[Expectation, ...] = ()
     curve_every: int = 0  # steps between evaluations kept as a curve; 0: only the end
 
     def base_recipe(self) -> Recipe:
@@ -135,8 +150,23 @@ def claim_from(name: str, values: Any) -> Claim:
         arms=arms,
         notes=notes,
         compare=compare,
+        expect=tuple(_expectation(name, item, arms) for item in values.get("expect") or ()),
         curve_every=int(values.get("curve_every") or 0),
     )
+
+
+def _expectation(name: str, item: Any, arms: Mapping[str, Any]) -> Expectation:
+    wanted = [field.name for field in dataclasses.fields(Expectation)]
+    if not isinstance(item, Mapping) or set(item) != set(wanted):
+        raise WorkbenchError(f"In 'expect' of claim {name} give each line {', '.join(wanted)}.")
+    for arm in (item["arm"], item["control"]):
+        if arm not in (BASE, *arms):
+            raise WorkbenchError(unknown(f"arm in 'expect' of claim {name}", arm, (BASE, *arms)))
+    if item["sign"] not in (-1, 0, 1):
+        raise WorkbenchError(
+            f"In 'expect' of claim {name} sign is {item['sign']!r}; give -1, 0 or 1."
+        )
+    return Expectation(**item)
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
