@@ -42,11 +42,18 @@ def notebook(tmp_path):
 
 
 def drag(page, dot, upwards):
-    """Move a handle up by so many pixels; returns the picture's w(p) line before it is let go."""
+    """Take a handle and move it up by so many pixels, without letting go."""
+
+    def taken():  # a figure or formula that arrives late may move the handle under the pointer
+        page.mouse.up()
+        box = dot.bounding_box()
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        page.mouse.down()
+        return page.locator(".wb-h-held").count() == 1
+
+    wait_until(taken, 30, "the handle to be taken")
     box = dot.bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    page.mouse.move(x, y)
-    page.mouse.down()
     page.mouse.move(x, y - upwards, steps=5)
 
 
@@ -67,8 +74,6 @@ def test_a_dragged_handle_changes_the_objective_of_the_run(notebook):
     assert text.input_value() == typed  # held: nothing is asked of the run yet
     page.mouse.up()
     wait_until(lambda: text.input_value() != typed, 30, "the handle to count")
-    marked = "beta" in str(notebook.trace("mark/pass")["text"])
-    assert not marked or "objective" in str(notebook.trace("mark/pass")["text"])
     wait_until(lambda: "beta" in str(notebook.trace("mark/pass")["text"]), 60, "its mark")
 
     second = float(text.input_value().split(",")[1])

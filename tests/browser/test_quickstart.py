@@ -121,7 +121,8 @@ def test_controls_are_reached_by_the_keyboard(notebook):
         page.keyboard.press("Tab")
         reached.append(
             page.evaluate(
-                "(e => e.title || e.innerText || e.closest('.widget-inline-hbox')?.innerText || '')"
+                "(e => [e.title, e.closest('.widget-inline-hbox')?.querySelector('.widget-label')"
+                "?.innerText, e.innerText].filter(Boolean).join(' '))"
                 "(document.activeElement)"
             )
         )
