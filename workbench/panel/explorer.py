@@ -316,7 +316,7 @@ class Drawing:
             self.handles.handles.height = 300
         self.N = slider(widgets.IntSlider, N, GROUPS, "N", SIZE)
         self.preview = Preview(scale=1.5)
-        self.preview.root.layout.width = "430px"  # two pictures a row
+        self.preview.root.layout.width = "460px"  # two pictures a row
         left = widgets.VBox([self.handles, self.estimator, self.N])
         left.add_class("wb-draw")
         body = widgets.HBox([left, self.preview.root])

@@ -17,7 +17,7 @@ import numpy as np
 
 from workbench.variants import WorkbenchError
 
-WIDTH, HEIGHT = 138, 104  # of one picture
+WIDTH, HEIGHT = 148, 106  # of one picture
 LEFT, RIGHT, TOP, BOTTOM = 28, 4, 18, 16
 FULL = 1e-12  # a span below this is a flat line
 MORE = "No picture: this objective looks at more than the number of successes."

@@ -15,7 +15,7 @@ CSS = """
 .wb-message .widget-html-content { min-height: 20px; color: var(--wb-soft) }
 .wb-message .wb-error { color: var(--jp-error-color1, #c62828); font-weight: 600 }
 .wb-body2 { flex-flow: row wrap !important; align-items: flex-start; gap: 16px }
-.wb-controls { flex: 0 0 300px; min-width: 0 }
+.wb-controls { flex: 0 0 320px; min-width: 0 }
 .wb-right-side { flex: 1 1 480px; min-width: 0 }
 .wb-panel .wb-right-side > .widget-tab-contents { padding: 8px 0 0 0;
   border: none }
@@ -37,7 +37,8 @@ CSS = """
 .wb-doc, .wb-source { color: var(--wb-soft); line-height: 1.4 }
 .wb-source { font-size: 11px }
 .wb-formula { overflow-x: auto; overflow-y: hidden; padding: 4px 0;
-  font-size: 92% }
+  font-size: 13px }
+.wb-formula mjx-container { font-size: 115% !important }  /* by itself it would be a fifth larger */
 .wb-details summary { cursor: pointer; color: var(--wb-soft) }
 .wb-warn { border-left: 3px solid #E69F00; padding-left: 8px; line-height: 1.5 }
 .wb-curves { overflow: hidden }
