@@ -245,8 +245,8 @@ SURROGATES: dict[str, Variant] = {
     "truncated_is": Variant(
         truncated_is,
         formula=(
-            r"\ell_t=-\mathrm{sg}\big[\min(\rho,C)\big]\,A\log\pi_\theta(y_t),\quad"
-            r"\rho=\rho_t\text{ or }\textstyle\prod_{t'}\rho_{t'}"
+            r"\begin{gathered}\ell_t=-\mathrm{sg}\big[\min(\rho,C)\big]\,A\log\pi_\theta(y_t)"
+            r"\\ \rho=\rho_t\text{ or }\textstyle\prod_{t'}\rho_{t'}\end{gathered}"
         ),
         source=(
             "Espeholt et al. 2018, IMPALA (arXiv 1802.01561), truncated rho; for language models Yao et al. "
