@@ -101,7 +101,8 @@ def remember_groups(memory: Memory, total_PG: Tensor) -> None:
 
 def begin_step(memory: Memory, recipe: Recipe) -> None:
     """Let go of what belongs to choices that have been changed: they land at this step."""
-    held = f"{recipe.beta} {recipe.anchor} {recipe.anchor_args}"
+    name = getattr(recipe.anchor, "__name__", recipe.anchor)  # of a function of the user's
+    held = f"{recipe.beta} {name} {recipe.anchor_args}"
     if held != memory.held:
         memory.held, memory.beta_factor = held, 1.0
     if recipe.reference == "fixed":
