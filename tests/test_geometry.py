@@ -266,6 +266,18 @@ def test_the_envelope_pools_runs():
     assert both.scaled(low)[1:, 0].mean() == pytest.approx(-both.scaled(high)[1:, 0].mean())
 
 
+def test_the_hull_of_few_runs_leaves_healthy_points_outside():
+    """The figures in Envelope.fit: runs of one distribution, fitted on some and held against others."""
+    rng = np.random.default_rng(0)
+    for runs, share in ((2, 0.76), (5, 0.85), (10, 0.93)):
+        found = []
+        for _ in range(5):
+            reference = [route(rng.standard_normal((40, 3))) for _ in range(runs)]
+            judged = route(rng.standard_normal((400, 3)))
+            found.append((Envelope.fit(reference).beyond(judged) == 0).mean())
+        assert np.mean(found) == pytest.approx(share, abs=0.03)
+
+
 def test_other_axes_are_refused():
     envelope = Envelope.fit([cube_run()])
     with pytest.raises(WorkbenchError, match="Run 'b' has the axes p, q, r"):
@@ -285,12 +297,19 @@ def test_a_reference_without_volume_still_fences():
     )  # that axis has unit 1
 
 
-def test_typical_sizes_are_medians_after_burn_in():
-    points = [[99, 0, 0]] + [[i % 2, 0, 0] for i in range(9)]
-    volume_, length = Envelope.fit([route(points)]).typical(window=4)
-    assert volume_ == 0.0
-    assert length == pytest.approx(1 / np.std([i % 2 for i in range(9)]))
-    assert np.isnan(Envelope.fit([route(points)]).typical(window=10)[0])
+def test_typical_and_initial_sizes_by_hand():
+    """Nine times the corners of a cube of side 2; the first window holds the far start too."""
+    points = np.vstack([[[50, 50, 50]], np.tile(2 * CUBE - 1, (9, 1))])
+    envelope = Envelope.fit([route(points), route(points + 0, "again")])
+    assert envelope.burn_step == 80  # the eighth checkpoint: 73 are left, one corner short of even
+    unit = envelope.scale.std_D.prod()
+    assert envelope.typical(window=8) == pytest.approx(8 / unit)
+    volume_, length = envelope.initial(window=8)
+    assert volume_ == pytest.approx(volume(points[:8]) / unit) and volume_ > 10
+    scaled = points[:8] / envelope.scale.std_D
+    assert length == pytest.approx(np.linalg.norm(np.diff(scaled, axis=0), axis=1).mean())
+    assert np.isnan(envelope.typical(window=70))
+    assert np.isnan(envelope.initial(window=74)[0])
 
 
 def test_a_course_by_hand():
@@ -300,6 +319,7 @@ def test_a_course_by_hand():
     assert found.distances_N == pytest.approx([0, 0, 3, 0])
     assert found.inside_N.tolist() == [True, True, False, True]
     assert (found.share_inside(), found.share_inside(last=1.0)) == (0.5, 0.75)
+    assert (found.share_inside(margin=2.9), found.share_inside(margin=3.1)) == (0.5, 1.0)
     assert found.lengths_N[1:] == pytest.approx([np.sqrt(3), np.sqrt(11), np.sqrt(16.25)])
     assert np.isnan(found.volumes_N[:3]).all()
     edges = np.array([[1, 1, 1], [4, 0, 0], [0, 0, 0.5]])

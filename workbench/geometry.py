@@ -11,7 +11,7 @@ itself calls the geometry a metaphor without a strict definition; read it as a p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -278,7 +278,11 @@ class Envelope:
 
     @classmethod
     def fit(cls, paths: Sequence[Path], burn: float = BURN) -> Envelope:
-        """The envelope of runs that are taken to have gone well; which ones is the caller's claim."""
+        """The envelope of runs that are taken to have gone well; which ones is the caller's claim.
+
+        Few runs make a narrow hull: points drawn like those of 2, 5 and 10 runs of 40 checkpoints lie
+        inside to 76, 85 and 93 % (Gaussian, measured). A margin in verdicts and warnings makes up for it.
+        """
         first = burn_step(paths, burn)
         axes = paths[0].axes
         if any(one.axes != axes for one in paths):
@@ -310,17 +314,24 @@ class Envelope:
         """Distance (N) outside, in reference units, 0 inside."""
         return self.hull.distance(self.scaled(one))
 
-    def typical(self, window: int) -> tuple[float, float]:
-        """Medians over the reference after burn-in: windowed volume (NaN without a window) and |dx|."""
-        volumes, lengths = [], []
-        for one in self.runs:
-            points_ND = self.scaled(one)[one.steps_N >= self.burn_step]
-            volumes.append(windowed_volume(points_ND, window))
-            lengths.append(step_lengths(points_ND))
-        return _median(np.concatenate(volumes)), _median(np.concatenate(lengths))
+    def typical(self, window: int) -> float:
+        """Median windowed volume of the reference after burn-in; NaN if no run is as long as a window."""
+        return _median(
+            windowed_volume(self.scaled(one)[one.steps_N >= self.burn_step], window)
+            for one in self.runs
+        )
+
+    def initial(self, window: int) -> tuple[float, float]:
+        """Volume of the reference's first window, burn-in included, and mean |dx| in it: medians."""
+        starts = [self.scaled(one)[:window] for one in self.runs]
+        volumes = [windowed_volume(points_ND, window)[-1:] for points_ND in starts]
+        return _median(volumes), _median(
+            step_lengths(one)[1:].mean(keepdims=True) for one in starts
+        )
 
 
-def _median(values: Array) -> float:
+def _median(parts: Iterable[Array]) -> float:
+    values = np.concatenate(list(parts))
     known = values[np.isfinite(values)]
     return float(np.median(known)) if len(known) else float("nan")
 
@@ -340,9 +351,10 @@ class Course:
         """Which checkpoints lie inside."""
         return self.distances_N == 0
 
-    def share_inside(self, last: float = 0.5) -> float:
-        """Share inside among the last part of the checkpoints."""
-        return float(self.inside_N[-max(1, round(last * len(self.steps_N))) :].mean())
+    def share_inside(self, last: float = 0.5, margin: float = 0.0) -> float:
+        """Share of the last part of the checkpoints that lies inside, or no more than `margin` outside."""
+        part = self.distances_N[-max(1, round(last * len(self.steps_N))) :]
+        return float((part <= margin).mean())
 
 
 def course(one: Path, envelope: Envelope, window: int = VOLUME_WINDOW) -> Course:
