@@ -29,7 +29,7 @@ BAND = 0.1  # of the length: how far apart two aligned points may lie
 KS = (2, 3, 4, 5)  # numbers of clusters that are compared by silhouette
 CENTRES = 3  # as many as the phase space has axes
 RESTARTS = 10
-LIMIT = 2_000  # series in one matrix: 4 million distances, 32 MB, about 4 s
+LIMIT = 2_000  # series in one matrix: 4 million distances, 32 MB, some 5 s
 
 
 def resample_series(series: ArrayLike, length: int = LENGTH, window: int = WINDOW) -> Array:
