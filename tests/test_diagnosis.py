@@ -90,6 +90,19 @@ def test_a_volume_that_does_not_fall_is_no_success(envelope):
     assert verdict(made("judged", corners(5.0), RISE), envelope).name == UNDECIDED
 
 
+@pytest.mark.parametrize(
+    "widths", [[10, 10, 2, 2], [10, 3, 3, 8]], ids=["still falls", "rises again"]
+)
+def test_without_a_plateau_there_is_no_success(envelope, widths):
+    found = verdict(
+        made("judged", corners(np.interp(T, [0, 0.45, 0.75, 0.95], widths)), RISE), envelope
+    )
+    first, third, last = (found.numbers[f"volume {name}"] for name in ("first", "third", "last"))
+    assert last < first and not third / 2 <= last <= 2 * third
+    assert last > 0.05 * found.numbers["volume reference"]
+    assert (found.numbers["inside share"], found.name) == (1.0, UNDECIDED)
+
+
 def falls(low):
     return np.interp(T, [0, 0.5, 0.6, 1], [0.3, 0.6, low, low])
 
