@@ -53,6 +53,8 @@ PACKAGES = (
     Package("pandas", "2.2"),
     Package("numpy", "2"),
     Package("scipy", "1.13"),
+    Package("biopython", "1.85"),
+    Package("dtaidistance", "2.3.13"),
     Package("psutil", "5.9"),
     Package("pyarrow", "18"),
     Package("pyyaml", "6"),

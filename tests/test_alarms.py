@@ -1,0 +1,232 @@
+"""Warnings and leads by hand, the trivial predictor, and the guard against judging what was fitted."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from workbench.alarms import (
+    Lead,
+    Ranges,
+    check_disjoint,
+    compare,
+    drop_step,
+    lead,
+    leaves_at,
+    score_warnings,
+    smoothed,
+)
+from workbench.geometry import ACCURACY, Envelope, Path
+from workbench.variants import WorkbenchError
+
+
+def made(run, entropy, length, vote=None, accuracy=0.5):
+    """A path in P1, ten steps from checkpoint to checkpoint."""
+    entropy, length = np.broadcast_arrays(np.asarray(entropy, float), np.asarray(length, float))
+    vote = np.full(len(entropy), 0.6) if vote is None else np.asarray(vote, dtype=float)
+    ones = np.ones(len(entropy))
+    return Path(
+        run,
+        np.arange(len(entropy)) * 10,
+        np.stack([entropy, np.log(length), vote], 1),
+        ("mean token entropy (nats)", "log mean length", "majority-vote share"),
+        entropy.copy(),
+        length.copy(),
+        2 * ones,
+        0 * ones,
+        None if accuracy is None else accuracy * ones,
+    )
+
+
+def reference(run="reference"):
+    """After a first checkpoint: the corners of a box, entropy 0.2 to 0.4, length 10 to 20, vote .5 to .7."""
+    low = np.array([0.2, 0.2, 0.2, 0.2, 0.4, 0.4, 0.4, 0.4])
+    short = np.array([10, 10, 20, 20, 10, 10, 20, 20])
+    vote = np.array([0.5, 0.7] * 4)
+    return made(run, np.append(2.0, low), np.append(90, short), np.append(0.1, vote))
+
+
+def fences():
+    return Envelope.fit([reference()]), Ranges.fit([reference()])
+
+
+INSIDE, OUTSIDE = 0.3, 0.7  # entropies; the box ends at 0.4
+
+
+# ------------------------------------------------------------------ fences and warnings
+
+
+def test_the_trivial_predictor_by_hand():
+    """Entropy 0.2 to 0.4 has a deviation of 0.1; log length one of half log 2."""
+    ranges = Ranges.fit([reference()])
+    assert ranges.low == pytest.approx([0.2, np.log(10)])
+    assert ranges.high == pytest.approx([0.4, np.log(20)])
+    found = ranges.beyond(made("a", [0.3, 0.2, 0.7, 0.1, 0.3, 0.5], [15, 10, 15, 20, 40, 5]))
+    assert found == pytest.approx([0, 0, 3, 1, 2, 2])
+
+
+def test_the_trivial_predictor_does_not_look_at_the_vote():
+    envelope, ranges = fences()
+    odd = made("a", [INSIDE] * 4, 15, vote=[0.6, 0.6, 1.0, 0.0])
+    assert ranges.beyond(odd).tolist() == [0, 0, 0, 0]
+    assert envelope.beyond(odd) == pytest.approx([0, 0, 3, 5])  # deviation 0.1, range 0.5 to 0.7
+
+
+@pytest.mark.parametrize("fence", fences(), ids=["envelope", "trivial"])
+def test_a_warning_is_due_at_the_last_of_three_checkpoints_outside(fence):
+    leaving = made("a", [INSIDE] * 4 + [OUTSIDE] * 4, 15)
+    assert leaves_at(leaving, fence) == 60  # outside at 40, 50 and 60
+    assert leaves_at(leaving, fence, patience=1) == 40
+    assert leaves_at(leaving, fence, patience=5) is None
+    assert leaves_at(made("a", [INSIDE] * 8, 15), fence) is None
+
+
+@pytest.mark.parametrize("fence", fences(), ids=["envelope", "trivial"])
+def test_a_warning_uses_nothing_from_later(fence):
+    whole = made("a", [INSIDE] * 4 + [OUTSIDE] * 4, 15)
+    for kept, expected in ((6, None), (7, 60), (8, 60)):
+        part = made("a", ([INSIDE] * 4 + [OUTSIDE] * 4)[:kept], 15)
+        assert leaves_at(part, fence) == expected
+    assert leaves_at(whole, fence) == 60
+
+
+@pytest.mark.parametrize("fence", fences(), ids=["envelope", "trivial"])
+def test_a_visit_outside_is_no_warning(fence):
+    assert leaves_at(made("a", [INSIDE, OUTSIDE, OUTSIDE] * 4, 15), fence) is None
+
+
+@pytest.mark.parametrize("fence", fences(), ids=["envelope", "trivial"])
+def test_the_margin_is_in_deviations_of_the_reference(fence):
+    leaving = made("a", [INSIDE] * 2 + [0.55] * 3 + [OUTSIDE] * 3, 15)  # 1.5, then 3 deviations
+    assert leaves_at(leaving, fence) == 40
+    assert leaves_at(leaving, fence, margin=2.0) == 70
+    assert leaves_at(leaving, fence, margin=3.5) is None
+
+
+@pytest.mark.parametrize("fence", fences(), ids=["envelope", "trivial"])
+def test_the_burn_in_is_not_judged_but_never_coming_inside_is(fence):
+    assert fence.burn_step == 10
+    assert leaves_at(made("a", [OUTSIDE] + [INSIDE] * 5, 15), fence, patience=1) is None
+    assert leaves_at(made("a", [OUTSIDE] * 6, 15), fence) == 30  # 10, 20 and 30
+
+
+def test_impossible_demands_are_refused():
+    envelope, _ = fences()
+    for bad in ({"patience": 0}, {"margin": -1.0}):
+        with pytest.raises(WorkbenchError, match="patience of 1 or more"):
+            leaves_at(reference(), envelope, **bad)
+
+
+def test_in_p1_the_envelope_never_warns_after_the_trivial_predictor():
+    rng = np.random.default_rng(0)
+    walks = [
+        made(f"walk {i}", 0.3 + 0.02 * np.abs(rng.standard_normal(60).cumsum()), 15, accuracy=None)
+        for i in range(20)
+    ]
+    envelope, ranges = Envelope.fit(walks[:5]), Ranges.fit(walks[:5])
+    warned = 0
+    for walk in walks[5:]:
+        ours, trivial = leaves_at(walk, envelope), leaves_at(walk, ranges)
+        assert trivial is None or (ours is not None and ours <= trivial)
+        warned += trivial is not None
+    assert warned > 3
+
+
+# ------------------------------------------------------------------ drops and leads
+
+
+def test_smoothing_looks_back_only():
+    assert smoothed([3.0, 0.0, 0.0, 6.0, 0.0]) == pytest.approx([3, 1.5, 1, 2, 2])
+    assert smoothed([3.0, 1.0], width=1).tolist() == [3.0, 1.0]
+
+
+def test_the_drop_is_where_accuracy_goes_down_for_good():
+    steps = [0, 10, 20, 30, 40, 50]
+    assert (
+        drop_step(steps, [0.3, 0.6, 0.5, 0.6, 0.5, 0.4], smooth=1) == 40
+    )  # the one at 20 recovers
+    assert drop_step(steps, [0.3, 0.6, 0.5, 0.6, 0.5, 0.56], smooth=1) is None
+    assert drop_step(steps, [0.6, 0.5, 0.5, 0.5, 0.5, 0.5], smooth=1) == 10
+    assert (
+        drop_step(steps, [0.6, 0.55, 0.55, 0.55, 0.55, 0.55], smooth=1) is None
+    )  # not more than 0.05
+    assert drop_step(steps, [0.3, 0.4, 0.5, 0.6, 0.7, 0.8], smooth=1) is None
+
+
+def test_one_noisy_checkpoint_is_no_drop():
+    assert drop_step([0, 10, 20, 30], [0.6, 0.6, 0.6, 0.5], smooth=3) is None
+    assert drop_step([0, 10, 20, 30], [0.6, 0.6, 0.6, 0.5], smooth=1) == 30
+
+
+def test_leads_by_hand():
+    steps, falls, holds = [0, 10, 20, 30, 40], [0.6, 0.6, 0.6, 0.2, 0.1], [0.6] * 5
+    early = lead(10, falls, steps, smooth=1)
+    assert (early.lead, early.false_alarm, early.missed) == (20, False, False)
+    late = lead(40, falls, steps, smooth=1)
+    assert (late.lead, late.false_alarm, late.missed) == (-10, False, True)
+    assert lead(30, falls, steps, smooth=1).missed  # at the drop itself is not before it
+    silent = lead(None, falls, steps, smooth=1)
+    assert (silent.lead, silent.false_alarm, silent.missed) == (None, False, True)
+    wrong = lead(10, holds, steps, smooth=1)
+    assert (wrong.lead, wrong.false_alarm, wrong.missed) == (None, True, False)
+    assert lead(None, holds, steps) == Lead("", None, None)
+
+
+def judged_runs():
+    falls = np.array([0.6] * 7 + [0.1] * 5)  # at step 70
+    calm = made("calm", [INSIDE] * 12, 15, accuracy=0.6)
+    warned = made("warned", [INSIDE] * 2 + [OUTSIDE] * 10, 15, accuracy=falls)  # warned at 40
+    missed = made("missed", [INSIDE] * 12, 16, accuracy=falls)
+    alarm = made("alarm", [OUTSIDE] * 12, 15, accuracy=0.6)
+    voted = made("voted", [INSIDE] * 12, 17, vote=[0.6] * 3 + [1.0] * 9, accuracy=falls)  # at 50
+    return [calm, warned, missed, alarm, voted]
+
+
+def test_both_fences_are_scored_alike_on_runs_held_out():
+    """The vote leaves its range at 30: the envelope warns at 50, the trivial predictor never."""
+    found = compare([reference()], judged_runs(), smooth=1)
+    envelope, trivial = found["envelope"], found["trivial"]
+    assert [one.warning for one in envelope.leads] == [None, 40, None, 30, 50]
+    assert [one.warning for one in trivial.leads] == [None, 40, None, 30, None]
+    assert [one.drop for one in trivial.leads] == [None, 70, 70, None, 70]
+    assert (envelope.drops, envelope.missed, envelope.false_alarms) == (3, 1, 1)
+    assert (trivial.drops, trivial.missed, trivial.false_alarms) == (3, 2, 1)
+    assert (envelope.median_lead, trivial.median_lead) == (25, 30)
+    assert not envelope.sees_labels and not trivial.sees_labels
+
+
+def test_no_leads_have_no_median():
+    found = score_warnings(Ranges.fit([reference()]), judged_runs()[:1])
+    assert math.isnan(found.median_lead)
+
+
+def test_an_envelope_with_accuracy_says_that_it_saw_it():
+    axes = ("mean token entropy (nats)", "log mean length", ACCURACY)
+    fence = Envelope.fit([replace(reference(), axes=axes)])
+    assert score_warnings(fence, [replace(judged_runs()[0], axes=axes)]).sees_labels
+
+
+# ------------------------------------------------------------------ the guard
+
+
+def test_a_run_is_not_judged_by_a_fence_that_was_fitted_on_it():
+    for fence in fences():
+        with pytest.raises(WorkbenchError, match="'reference' is among the runs"):
+            score_warnings(fence, [*judged_runs(), reference()])
+    with pytest.raises(WorkbenchError, match="judge it on others"):
+        compare([reference()], [reference()])
+
+
+def test_another_name_does_not_hide_a_run():
+    with pytest.raises(WorkbenchError, match="'disguised' is among"):
+        check_disjoint([reference()], [reference("disguised")])
+    check_disjoint([reference()], judged_runs())
+
+
+def test_leads_need_labels_and_warnings_do_not():
+    envelope, ranges = fences()
+    unlabelled = made("a", [INSIDE] * 4 + [OUTSIDE] * 4, 15, accuracy=None)
+    assert leaves_at(unlabelled, envelope) == leaves_at(unlabelled, ranges) == 60
+    with pytest.raises(WorkbenchError, match="'a' has no accuracy"):
+        score_warnings(envelope, [unlabelled])
