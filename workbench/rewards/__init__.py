@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from workbench.rewards import verifiable
+from workbench.rewards.intrinsic import INTRINSIC
 from workbench.variants import Variant, WorkbenchError
 
 if TYPE_CHECKING:
@@ -31,8 +32,9 @@ REWARDS: dict[str, Variant] = {
     "length": Variant(
         verifiable.length,
         formula=r"r = 1 - T / T_{max}",
-        source="a length penalty; LP of arXiv 2603.16578 up to scale and shift",
+        source="LP of arXiv 2603.16578, -T, up to scale and shift [name and direction B, formula D]",
         bounds=(0.0, 1.0),
+        pressure=("down", "none"),
     ),
     "overlong": Variant(
         verifiable.overlong,
@@ -42,8 +44,9 @@ REWARDS: dict[str, Variant] = {
         ),
         source="Yu et al. 2025, DAPO (arXiv 2503.14476), eq. 13, soft overlong punishment (literal)",
         bounds=(-1.0, 0.0),
+        pressure=("down", "none"),
     ),
-}
+} | INTRINSIC
 
 
 def compute(
