@@ -26,7 +26,7 @@ REWARDS: dict[str, Variant] = {
     "format": Variant(
         verifiable.format_,
         formula=r"r = \mathbb{1}[\text{<think>…</think>answer, ended}]",
-        source="DeepSeek-AI 2025, DeepSeek-R1 (arXiv 2501.12948), format reward",
+        source="DeepSeek-AI 2025, DeepSeek-R1 (arXiv 2501.12948); alone, a control as in 2506.10947",
         bounds=(0.0, 1.0),
     ),
     "length": Variant(
