@@ -235,9 +235,8 @@ class Recipe:
 
     def _bounds(self, reward: Any) -> tuple[float, float]:
         """The range of what the reward's weight is multiplied with."""
-        if (
-            self.standardise == "group"
-        ):  # a single one apart from the rest of its group is the furthest
+        if self.standardise == "group":
+            # The furthest is one completion apart from all others of its group.
             return -math.sqrt(self.group_size - 1), math.sqrt(self.group_size - 1)
         return REWARDS[reward].bounds or (-math.inf, math.inf)
 
@@ -399,8 +398,8 @@ LIVE = tuple(name for name, field in FIELDS.items() if field.metadata["live"])
 
 def own_functions(values: Mapping[str, Any]) -> tuple[Callable[..., Any], ...]:
     """The user's own functions among field values: variants and rewards."""
-    named = [*values.values(), *values.get("rewards", {}), *values.get("reward_args", {})]
-    return tuple(dict.fromkeys(value for value in named if callable(value)))
+    rewards = {**values.get("rewards", {}), **values.get("reward_args", {})}
+    return tuple(value for value in [*values.values(), *rewards] if callable(value))
 
 
 def _find(kind: str, name: Any, own: Mapping[str, Callable[..., Any]]) -> Any:
