@@ -35,6 +35,8 @@ def test_rollouts_are_measured_by_hand():
     found = rollout_measures(batch())
     assert found["reward/correct"] == 0.25 and found["reward/length"] == 0.5
     assert found["reward/total"] == 0.25
+    assert found["reward_std/correct"] == found["reward_std/total"] == 0.25  # (1/2 + 0) / 2
+    assert found["reward_std/length"] == 0.0
     assert found["groups/update_scale"] == 0.25  # (1 * 1 / 2 + 0) / 2 groups
     assert found["groups/advantage"] == 0.5
     assert found["rollout/length"] == 2.0 and found["rollout/tokens"] == 8.0

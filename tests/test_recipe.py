@@ -2,10 +2,12 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+import torch
 
-from workbench.recipe import FIELDS, LIVE, Recipe
+from workbench.recipe import FIELDS, LIVE, TABLES, Recipe
 from workbench.variants import WorkbenchError
 
 
@@ -17,7 +19,9 @@ CHANGED = Recipe(
     task="arithmetic",
     objective="grpo",
     objective_args={"std": "population"},
-    rewards={"correct": 1.0, "length": 0.25},
+    rewards={"correct": 1.0, "length": 0.25, "cre": 0.1},
+    reward_args={"cre": {"order": "inf"}},
+    standardise="group",
     beta=0.05,
     anchor_args={"estimator": "k3"},
     learning_rate=5e-4,
@@ -41,6 +45,19 @@ CHANGED = Recipe(
         ({"rewards": {"correct": float("inf")}}, "is inf; give a finite one"),
         ({"rewards": {"correct": "1"}}, "rewards.'correct'. is '1'; give a number"),
         ({"rewards": ["correct"]}, "give a dictionary"),
+        ({"reward_args": {"cer": {}}}, "Unknown reward 'cer'.*Did you mean 'cre'?"),
+        ({"reward_args": {"cre": {"ordr": 1}}}, "Unknown parameter of cre 'ordr'.*mean 'order'?"),
+        ({"reward_args": {"cre": {"order": 3}}}, "cre.order is 3; give 1 to 2"),
+        ({"reward_args": {"cre": 2}}, "reward_args.'cre'. is 2; give a dictionary"),
+        ({"reward_args": {"length": {"by": 2}}}, "allowed: nothing"),
+        ({"standardise": "batch"}, "Unknown standardise 'batch'; allowed: never, group"),
+        ({"truncated": "excluded"}, "Unknown truncated 'excluded'; allowed: as_is, lowest"),
+        ({"reward_floor": -0.1}, "reward_floor is -0.1; give at least 0"),
+        ({"extra_votes": 0.5}, "extra_votes is 0.5; give a whole number"),
+        (
+            {"standardise": "group", "group_size": 1, "objective": "reinforce"},
+            "group_size is 1, but standardise='group' compares.*give at least 2",
+        ),
         ({"group_size": 1}, "group_size is 1, but objective 'rloo' .*at least 2 completions"),
         ({"group_size": 2.5}, "group_size is 2.5; give a whole number"),
         ({"learning_rate": -1e-3}, "learning_rate is -0.001; give 0 to 1"),
@@ -178,6 +195,44 @@ def test_an_objective_that_counts_refuses_weights_that_leave_its_range():
         Recipe(objective="maxrl", rewards={"correct": 1.0, "overlong": 1.0})
     Recipe(objective="rl2ml", rewards={"correct": 0.8, "length": 0.2, "overlong": 0.0})
     Recipe(objective="rloo", rewards={"correct": 1.0, "overlong": 1.0})
+
+
+def test_rewards_without_an_end_go_where_the_objective_takes_any():
+    Recipe(objective="rloo", rewards={"ent": 1.0, "collision": 0.1})
+    Recipe(objective="maxrl", rewards={"collision": 1.0, "ent": 0.0})
+    with pytest.raises(WorkbenchError, match="'maxrl'.*they go from -inf to 0; change the weights"):
+        Recipe(objective="maxrl", rewards={"ent": 1.0})
+    with pytest.raises(WorkbenchError, match="'rl2ml'.*they go from 0 to inf"):
+        Recipe(objective="rl2ml", rewards={"collision": 1.0})
+
+
+def test_standardised_rewards_leave_0_to_1():
+    """One of five completions apart from the others lies 2 standard deviations from the mean."""
+    fields = {"standardise": "group", "group_size": 5, "rewards": {"correct": 1.0, shout: 0.5}}
+    Recipe(**fields, objective="grpo")
+    with pytest.raises(WorkbenchError, match="standardise='group' they go from -3 to 3; set it to"):
+        Recipe(**fields, objective="maxrl")
+
+
+def test_a_rewards_arguments_reach_its_function():
+    recipe = Recipe(
+        rewards={"random": 1.0, "empo": 0.0, shout: 0.0},
+        reward_args={"random": {"chance": 1.0}, shout: {"loud": True}, "empo": {}},
+    )
+    found = recipe.reward_functions()
+    rollouts = SimpleNamespace(P=1, G=2, seed=0, logprobs_BT=torch.zeros(2, 1))
+    assert found["random"](rollouts, None).tolist() == [[1.0, 1.0]]
+    assert found["shout"].func is shout and found["shout"].keywords == {"loud": True}
+    assert found["empo"] is TABLES["rewards"]["empo"]
+    assert Recipe.from_yaml(recipe.to_yaml(), [shout]) == recipe
+    assert Recipe.from_link(recipe.to_link(), [shout]) == recipe
+    assert "shout: {'loud': True}" in recipe.to_code()
+
+
+def test_what_a_recipe_gives_away_is_its_own_copy():
+    recipe = Recipe(reward_args={"cre": {"order": 1}})
+    recipe.to_dict()["reward_args"]["cre"]["order"] = 2
+    assert recipe.reward_args == {"cre": {"order": 1}}
 
 
 def test_the_range_of_rewards_of_ones_own_is_not_known():

@@ -154,6 +154,7 @@ def test_recorded_statistics_equal_a_full_forward_pass(policy_of, family):
                 "entropies_BT": -(logp.exp() * logp).sum(-1),
                 "log_collisions_BT": logp.exp().square().sum(-1).log(),
                 "self_certainties_BT": -logp.mean(-1) - np.log(z.shape[-1]),  # KL(uniform || p)
+                "log_peaks_BT": logp.exp().amax(-1).log(),
             }
             for name, values in wanted.items():
                 assert torch.allclose(getattr(made, name)[b, :length], values, atol=1e-4), name
@@ -310,3 +311,22 @@ def test_reading_completions_of_a_single_token(policy_of):
     assert torch.allclose(entropies, made.entropies_BT, atol=1e-5)
     logprobs.sum().backward()
     assert gradients(policy).abs().max() > 0
+
+
+def test_the_first_completions_of_each_group_are_those_of_the_batch(policy_of):
+    made = sample(policy_of(), PROMPTS, group_size=3, max_new_tokens=6, seed=5)
+    kept = made.first(2)
+    rows = [3 * p + g for p in range(made.P) for g in range(2)]
+    assert (kept.P, kept.G, kept.B) == (made.P, 2, 2 * made.P)
+    assert kept.completions == [made.completions[b] for b in rows]
+    assert torch.equal(kept.entropies_BT, made.entropies_BT[rows])
+    assert torch.equal(kept.truncated_B, made.truncated_B[rows])
+    assert kept.texts_of(1) == made.texts_of(1)[:2] and kept.prompts == made.prompts
+
+
+def test_rollouts_know_the_seed_that_drew_them(policy_of):
+    settings = {"group_size": 1, "max_new_tokens": 2}
+    policy = policy_of()
+    assert sample(policy, PROMPTS, seed=7, **settings).seed == 7
+    generator = torch.Generator().manual_seed(8)
+    assert sample(policy, PROMPTS, seed=generator, **settings).seed == 8

@@ -61,10 +61,11 @@ def test_statistics_by_hand():
     z = torch.tensor([[0.0, 0.0, 0.0, 0.0], [np.log(3.0), 0.0, -np.inf, -np.inf]])
     found = statistics(z, torch.tensor([0, 1, 1]), torch.tensor([2, 0, 1]))
     assert found[0, 2] == pytest.approx(np.log(0.25))
-    logprob, entropy, collision, certainty = found[:, :2]
+    logprob, entropy, collision, certainty, peak = found[:, :2]
     # Uniform over four; then 3/4 and 1/4, entropy ln 4 - (3/4) ln 3, collision 9/16 + 1/16.
     assert logprob.tolist() == pytest.approx([-np.log(4), np.log(0.75)])
     assert entropy.tolist() == pytest.approx([np.log(4), np.log(4) - 0.75 * np.log(3)])
     assert collision.tolist() == pytest.approx([np.log(0.25), np.log(0.625)])
+    assert peak.tolist() == pytest.approx([np.log(0.25), np.log(0.75)])
     assert certainty[0] == pytest.approx(0.0, abs=1e-6)
     assert certainty[1] == np.inf

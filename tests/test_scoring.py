@@ -5,7 +5,7 @@ import torch
 
 from workbench.objectives import OBJECTIVES
 from workbench.recipe import Recipe
-from workbench.scoring import advantages, score, weighted_sum
+from workbench.scoring import advantages, score, standardised, total_reward, weighted_sum
 from workbench.tasks import make_task
 from workbench.variants import WorkbenchError
 
@@ -14,6 +14,76 @@ def test_the_total_is_the_weighted_sum_and_weight_0_stays_out():
     rewards = {"a": torch.tensor([[1.0, 2.0]]), "b": torch.tensor([[float("nan"), 1.0]])}
     total = weighted_sum(rewards | {"c": torch.ones(1, 2)}, {"a": 2.0, "b": 0.0, "c": -0.5})
     assert total.tolist() == [[1.5, 3.5]]
+
+
+def test_a_standardised_reward_is_counted_in_standard_deviations_of_its_group():
+    values = torch.tensor([[1.0, 3.0, 1.0, 3.0], [0.0, 0.0, 0.0, 4.0]])
+    root = 3**0.5  # mean 1, variance (3 + 9) / 4
+    wanted = torch.tensor([[-1.0, 1.0, -1.0, 1.0], [-1 / root, -1 / root, -1 / root, root]])
+    torch.testing.assert_close(standardised(values, 0.0), wanted)
+    assert standardised(values, 1.0)[0].tolist() == wanted[0].tolist()  # at the floor it counts
+    assert standardised(values, 1.1)[0].tolist() == [0.0] * 4  # below it no more
+    torch.testing.assert_close(standardised(values, 1.1)[1], wanted[1])
+
+
+def test_equal_rewards_are_0_even_where_rounding_parts_them():
+    values = torch.tensor([[0.1, 0.1], [1e4, 1e4 * (1 + 1e-7)], [-5.0, -5.0]])
+    assert not standardised(values, 0.0).any()
+    assert not standardised(torch.ones(2, 1), 0.0).any()
+
+
+def test_standardised_rewards_are_weighed_after_so_that_units_do_not_count():
+    rewards = {
+        "correct": torch.tensor([[0.0, 1.0, 0.0, 1.0]]),
+        "ent": torch.tensor([[-100.0, -300.0, -300.0, -100.0]]),
+    }
+    settings = {"rewards": {"correct": 1.0, "ent": 0.5}, "group_size": 4}
+    cut = torch.zeros(4, dtype=torch.bool)
+    plain = total_reward(Recipe(**settings), rewards, cut)
+    assert plain.tolist() == [[-50.0, -149.0, -150.0, -49.0]]
+    recipe = Recipe(**settings, standardise="group")
+    wanted = torch.tensor([[-0.5, 0.5, -1.5, 1.5]])
+    torch.testing.assert_close(total_reward(recipe, rewards, cut), wanted)
+    floored = recipe.replace(reward_floor=0.6)  # correct has a deviation of 1/2, ent one of 100
+    wanted = torch.tensor([[0.5, -0.5, -0.5, 0.5]])
+    torch.testing.assert_close(total_reward(floored, rewards, cut), wanted)
+
+
+def test_a_completion_that_was_cut_off_may_get_the_lowest_total_of_its_group():
+    rewards = {"collision": torch.tensor([[9.0, 2.0, 4.0], [1.0, 8.0, 8.0]])}
+    cut = torch.tensor([True, False, False, False, True, False])
+    recipe = Recipe(rewards={"collision": 1.0}, group_size=3)
+    assert total_reward(recipe, rewards, cut).tolist() == rewards["collision"].tolist()
+    lowest = recipe.replace(truncated="lowest")
+    assert total_reward(lowest, rewards, cut).tolist() == [[2.0, 2.0, 4.0], [1.0, 1.0, 8.0]]
+    negative = lowest.replace(rewards={"collision": -1.0})
+    assert total_reward(negative, rewards, cut)[0].tolist() == [-9.0, -2.0, -4.0]
+
+
+def test_a_group_whose_total_spreads_less_than_the_floor_teaches_nothing():
+    total = torch.tensor([[1.0, 1.0], [1.0, 1.2], [0.0, 1.0]])  # deviations 0, 0.1 and 0.5
+    recipe = Recipe(objective="reinforce", group_size=2)
+    assert torch.equal(advantages(recipe, {}, None, total), total)  # a floor of 0 masks nothing
+    floored = advantages(recipe.replace(reward_floor=0.3), {}, None, total)
+    assert floored.tolist() == [[0.0, 0.0], [0.0, 0.0], [0.0, 1.0]]
+    own = recipe.replace(reward_floor=0.3, standardise="group")  # there each reward had its floor
+    assert torch.equal(advantages(own, {}, None, total), total)
+
+
+def seen(rollouts, task):
+    """The number of completions that a reward sees, plus the completion's own place."""
+    places = torch.arange(rollouts.G).expand(rollouts.P, rollouts.G)
+    return 10.0 * rollouts.G + places
+
+
+def test_extra_votes_are_seen_by_rewards_and_then_dropped(policy_of):
+    task = make_task("countdown")
+    rows = [task.dataset("train")[i] for i in range(2)]
+    recipe = Recipe(group_size=3, extra_votes=2, max_new_tokens=4, rewards={seen: 1.0})
+    batch = score(policy_of(), task, rows, recipe, {}, seed=4)
+    assert (batch.rollouts.P, batch.rollouts.G, batch.rollouts.B) == (2, 3, 6)
+    assert batch.rewards["seen"].tolist() == [[50.0, 51.0, 52.0]] * 2
+    assert batch.advantages_PG.tolist() == [[-1.5, 0.0, 1.5]] * 2
 
 
 def test_a_batch_is_scored_from_prompts_to_advantages(policy_of):

@@ -379,7 +379,7 @@ def test_weight_zero_measures_without_training(toy_recipe):
 
 def test_every_pair_of_objective_and_reward_trains_or_is_refused_before_the_run(toy_recipe):
     """A person who toggles through the tables never meets a pair that ends a run."""
-    refused = []
+    state, refused = prepare(toy_recipe), set()
     for objective, row in OBJECTIVES.items():
         changes = {"k": 2} if "k" in row.defaults else {}
         changes |= {"beta": [2.0, 1.0, 0.5]} if "beta" in row.defaults else {}
@@ -388,12 +388,38 @@ def test_every_pair_of_objective_and_reward_trains_or_is_refused_before_the_run(
             try:
                 recipe = toy_recipe.replace(**fields)
             except WorkbenchError:
-                refused.append((objective, reward))
+                refused.add((objective, reward))
                 continue
-            report = train_step(prepare(recipe), recipe)
+            report = train_step(state, recipe)
             assert report.advantages_PG.isfinite().all(), objective
-    assert {reward for _, reward in refused} == {"overlong"}
-    assert {name for name, row in OBJECTIVES.items() if row.bounds} == {name for name, _ in refused}
+    ends = {name: row.bounds for name, row in OBJECTIVES.items() if row.bounds}
+    outside = {
+        (objective, reward)
+        for objective, (low, high) in ends.items()
+        for reward, row in REWARDS.items()
+        if row.bounds[0] < low or row.bounds[1] > high
+    }
+    assert refused == outside and len(ends) == 7
+    assert {("maxrl", "ent"), ("rl2ml", "collision"), ("rl2ml", "overlong")} <= refused
+
+
+def test_the_random_reward_depends_on_seed_and_step_and_not_on_the_microbatch(toy_recipe):
+    recipe = toy_recipe.replace(rewards={"random": 1.0})
+    found = []
+    for microbatch in (1, 256):
+        state = prepare(recipe)
+        changed = recipe.replace(microbatch=microbatch)
+        found.append([train_step(state, changed).rewards["random"] for _ in range(2)])
+    assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
+    assert not torch.equal(found[0][0], found[0][1])
+
+
+def test_votes_and_trained_rollouts_may_differ_in_number(toy_recipe):
+    recipe = toy_recipe.replace(rewards={"majority_vote": 1.0}, extra_votes=4, refill_rounds=1)
+    report = train_step(prepare(recipe), recipe)
+    assert (report.rollouts.G, report.rollouts.B) == (4, 12)
+    assert tuple(report.advantages_PG.shape) == (3, 4)
+    assert report.metrics["reward_std/total"] == report.metrics["reward_std/majority_vote"]
 
 
 def broken_objective(rewards_PG):

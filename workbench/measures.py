@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from workbench.scoring import Scored
+from workbench.scoring import Scored, spread
 
 
 def group_measures(first: Scored) -> dict[str, float]:
@@ -24,7 +24,9 @@ def rollout_measures(batch: Scored) -> dict[str, float]:
     """The reward/ and rollout/ metrics of the batch that is trained on, and what its advantages weigh."""
     rollouts, advantages_PG = batch.rollouts, batch.advantages_PG
     metrics = {f"reward/{name}": float(values.mean()) for name, values in batch.rewards.items()}
+    metrics |= {f"reward_std/{name}": mean_spread(values) for name, values in batch.rewards.items()}
     return metrics | {
+        "reward_std/total": mean_spread(batch.total_PG),
         "reward/total": float(batch.total_PG.mean()),
         "groups/update_scale": float((batch.total_PG * advantages_PG).mean()),
         "groups/advantage": float(advantages_PG.abs().mean()),
@@ -33,6 +35,11 @@ def rollout_measures(batch: Scored) -> dict[str, float]:
         "rollout/truncated": float(rollouts.truncated_B.float().mean()),
         "train/entropy": masked_mean(rollouts.entropies_BT, rollouts.mask_BT),
     }
+
+
+def mean_spread(values_PG: Tensor) -> float:
+    """Mean over the groups of the standard deviation within them."""
+    return float(spread(values_PG).mean())
 
 
 def objective_measures(arguments: Mapping[str, Any]) -> dict[str, float]:

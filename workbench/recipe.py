@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import dataclasses
+import functools
 import json
 import math
 import zlib
@@ -96,6 +97,29 @@ class Recipe:
         {"correct": 1.0, "format": 0.0, "length": 0.0},
         "Weight of each reward; weight 0 measures without training on it.", live=True,
     )  # fmt: skip
+    reward_args: dict[Any, dict[str, Any]] = _field(
+        {}, "Parameters of rewards: name of the reward, then of the parameter.", live=True
+    )
+    standardise: str = _field(
+        "never",
+        "Before weighting: take each reward as it is, or less its group's mean and over its group's "
+        "standard deviation, so that sums of unlike rewards weigh alike.",
+        choices=("never", "group"), live=True,
+    )  # fmt: skip
+    reward_floor: float = _field(
+        0.0,
+        "Standard deviation within a group below which it teaches nothing: of the total reward, or of "
+        "each reward by itself where they are standardised.",
+        low=0, live=True,
+    )  # fmt: skip
+    truncated: str = _field(
+        "as_is", "Total reward of a completion that was cut off: its own, or the lowest of its group.",
+        choices=("as_is", "lowest"), live=True,
+    )  # fmt: skip
+    extra_votes: int = _field(
+        0, "Further completions of each prompt that rewards see, and that are then dropped untrained.",
+        low=0, live=True,
+    )  # fmt: skip
 
     objective: str | Callable[..., Any] = _field("rloo", "From rewards to advantages.", live=True)
     objective_args: dict[str, Any] = _field({}, "Parameters of the objective.", live=True)
@@ -180,23 +204,41 @@ class Recipe:
                 )
         if not any(self.rewards.values()):
             raise WorkbenchError("All reward weights are 0; give at least one reward a weight.")
+        for reward, arguments in self.reward_args.items():
+            row = reward if callable(reward) else lookup(REWARDS, "reward", reward)
+            if not isinstance(arguments, dict):
+                raise WorkbenchError(
+                    f"reward_args[{_name(reward)!r}] is {arguments!r}; give a dictionary of name: value."
+                )
+            if isinstance(row, Variant):
+                row.check(str(reward), arguments)
 
     def _check_range(self) -> None:
         """Refuse at once what the objective would refuse at the next step; own functions are not known."""
         row = self.variant("objective")
-        if not isinstance(row, Variant) or row.bounds is None or any(map(callable, self.rewards)):
+        if not isinstance(row, Variant) or row.bounds is None:
+            return
+        if self.standardise == "never" and any(map(callable, self.rewards)):
             return
         low = high = 0.0
-        for name, weight in self.rewards.items():
-            bounds = REWARDS[name].bounds or (-math.inf, math.inf)
-            ends = sorted(weight * end if weight else 0.0 for end in bounds)
+        for reward, weight in self.rewards.items():
+            ends = sorted(weight * end if weight else 0.0 for end in self._bounds(reward))
             low, high = low + ends[0], high + ends[1]
         if low < row.bounds[0] - 1e-6 or high > row.bounds[1] + 1e-6:
             allowed = f"{row.bounds[0]:g} to {row.bounds[1]:g}".replace("to inf", "upwards")
+            cause = "weights" if self.standardise == "never" else "weights and standardise='group'"
+            remedy = "change the weights" if self.standardise == "never" else "set it to 'never'"
             raise WorkbenchError(
                 f"Objective {_name(self.objective)!r} takes total rewards from {allowed}, but with these "
-                f"weights they go from {low:g} to {high:g}; change the weights or choose 'rloo'."
+                f"{cause} they go from {low:g} to {high:g}; {remedy} or choose 'rloo'."
             )
+
+    def _bounds(self, reward: Any) -> tuple[float, float]:
+        """The range of what the reward's weight is multiplied with."""
+        if self.standardise == "group":
+            # The furthest is one completion apart from all others of its group.
+            return -math.sqrt(self.group_size - 1), math.sqrt(self.group_size - 1)
+        return REWARDS[reward].bounds or (-math.inf, math.inf)
 
     def _check_sizes(self) -> None:
         row = self.variant("objective")
@@ -205,6 +247,11 @@ class Recipe:
             raise WorkbenchError(
                 f"group_size is {self.group_size}, but objective {_name(self.objective)!r} with these "
                 f"parameters needs at least {needed} completions of each prompt."
+            )
+        if self.standardise == "group" and self.group_size < 2:
+            raise WorkbenchError(
+                f"group_size is {self.group_size}, but standardise='group' compares completions of one "
+                "prompt; give at least 2."
             )
         if self.minibatches > self.prompts_per_step:
             raise WorkbenchError(
@@ -218,8 +265,13 @@ class Recipe:
         return value if callable(value) else lookup(TABLES[kind], kind, value)
 
     def reward_functions(self) -> dict[str, Callable[..., Any]]:
-        """Reward name -> function, for every reward that is measured."""
-        return {_name(r): r if callable(r) else REWARDS[r] for r in self.rewards}
+        """Reward name -> function of (rollouts, task), for every reward that is measured."""
+        found = {r: r if callable(r) else REWARDS[r] for r in self.rewards}
+        given = {r: arguments for r, arguments in self.reward_args.items() if arguments}
+        return {
+            _name(r): functools.partial(f, **given[r]) if r in given else f
+            for r, f in found.items()
+        }
 
     def reward_weights(self) -> dict[str, float]:
         """Reward name -> weight."""
@@ -267,6 +319,7 @@ class Recipe:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         plain = {key: _name(value) if callable(value) else value for key, value in values.items()}
         plain["rewards"] = self.reward_weights()
+        plain["reward_args"] = {_name(r): dict(given) for r, given in self.reward_args.items()}
         return {
             key: dict(value) if isinstance(value, dict) else value for key, value in plain.items()
         }
@@ -286,10 +339,10 @@ class Recipe:
         changes = dict(values)
         for kind in OPEN_KINDS:
             changes |= {kind: _find(kind, changes[kind], own)} if kind in changes else {}
-        if isinstance(changes.get("rewards"), Mapping):
-            changes["rewards"] = {
-                _find("rewards", name, own): weight for name, weight in changes["rewards"].items()
-            }
+        for field in ("rewards", "reward_args"):
+            if isinstance(changes.get(field), Mapping):
+                items = changes[field].items()
+                changes[field] = {_find("rewards", name, own): value for name, value in items}
         return cls(**changes)
 
     def to_yaml(self) -> str:
@@ -345,8 +398,8 @@ LIVE = tuple(name for name, field in FIELDS.items() if field.metadata["live"])
 
 def own_functions(values: Mapping[str, Any]) -> tuple[Callable[..., Any], ...]:
     """The user's own functions among field values: variants and rewards."""
-    named = [*values.values(), *values.get("rewards", {})]
-    return tuple(value for value in named if callable(value))
+    rewards = {**values.get("rewards", {}), **values.get("reward_args", {})}
+    return tuple(value for value in [*values.values(), *rewards] if callable(value))
 
 
 def _find(kind: str, name: Any, own: Mapping[str, Callable[..., Any]]) -> Any:

@@ -5,7 +5,7 @@
        while training (`packing`).
     2. Tokens are drawn by inverting the cumulative distribution at uniforms from the call's own
        generator, one for each completion and step: nothing else that draws or runs changes the result.
-    3. Log-prob, entropy, log collision and self-certainty are recorded while sampling.
+    3. Log-prob, entropy, log collision, self-certainty and log peak are recorded while sampling.
     4. Finished completions leave the batch.
 
 Shapes: P prompts, G completions each, B = P*G rows (row b answers prompt b // G), L prompt tokens
@@ -53,10 +53,12 @@ class Rollouts:
     entropies_BT: Tensor
     log_collisions_BT: Tensor
     self_certainties_BT: Tensor
+    log_peaks_BT: Tensor
     truncated_B: Tensor  # bool: reached max_new_tokens without an end token
     completions: list[str]  # B texts; of the special tokens only <think> and </think> are kept
     group_size: int
     max_new_tokens: int  # the limit they were sampled under
+    seed: int  # of the generator that drew them
 
     @property
     def P(self) -> int:
@@ -87,19 +89,21 @@ class Rollouts:
         """The completions of prompt number `prompt`."""
         return self.completions[prompt * self.G : (prompt + 1) * self.G]
 
+    def first(self, count: int) -> Rollouts:
+        """The first `count` completions of each prompt."""
+        chosen = [p * self.G + g for p in range(self.P) for g in range(count)]
+        changes = self._rows_of(torch.tensor(chosen, device=self.mask_BT.device))
+        texts = [self.completions[b] for b in chosen]
+        return dataclasses.replace(self, **changes, completions=texts, group_size=count)
+
     def select(self, indices_B: Tensor | Sequence[int]) -> Rollouts:
         """The chosen completions, each as a group of its own (group size 1)."""
         chosen = torch.as_tensor(indices_B, device=self.mask_BT.device)
         numbers = chosen.tolist()
         owners = [number // self.G for number in numbers]
-        changes: dict[str, Any] = {
-            field.name: getattr(self, field.name)[chosen]
-            for field in dataclasses.fields(self)
-            if field.name.endswith(("_BT", "_B"))
-        }
         return dataclasses.replace(
             self,
-            **changes,
+            **self._rows_of(chosen),
             rows=[self.rows[p] for p in owners],
             prompts=[self.prompts[p] for p in owners],
             prompt_ids_PL=self.prompt_ids_PL[owners],
@@ -108,6 +112,14 @@ class Rollouts:
             group_size=1,
         )
 
+    def _rows_of(self, chosen: Tensor) -> dict[str, Any]:
+        """The chosen rows of every tensor that has one row per completion."""
+        return {
+            field.name: getattr(self, field.name)[chosen]
+            for field in dataclasses.fields(self)
+            if field.name.endswith(("_BT", "_B"))
+        }
+
 
 @dataclass(frozen=True)
 class _Recorded:
@@ -115,14 +127,14 @@ class _Recorded:
 
     tokens_BT: Tensor
     mask_BT: Tensor
-    statistics_4BT: Tensor
+    statistics_5BT: Tensor
 
     @classmethod
     def empty(cls, rows: int, steps: int, device: torch.device) -> _Recorded:
         return cls(
             torch.zeros(rows, steps, dtype=torch.long, device=device),
             torch.zeros(rows, steps, dtype=torch.bool, device=device),
-            torch.zeros(4, rows, steps, dtype=torch.float32, device=device),
+            torch.zeros(5, rows, steps, dtype=torch.float32, device=device),
         )
 
 
@@ -144,7 +156,7 @@ def sample(
 ) -> Rollouts:
     """Draw `group_size` completions of each prompt; temperature 0 takes the likeliest token.
 
-    `seed` is a number or a CPU generator. `stats=False` leaves the four recorded series at 0.
+    `seed` is a number or a CPU generator. `stats=False` leaves the five recorded series at 0.
     `use_sampler=False` decodes through the trainable model itself.
     """
     if group_size < 1 or max_new_tokens < 1:
@@ -172,7 +184,7 @@ def sample(
     length = int(recorded.mask_BT.sum(1).max())
     mask_BT = recorded.mask_BT[:, :length]
     tokens_BT = recorded.tokens_BT[:, :length].masked_fill(~mask_BT, policy.tokenizer.pad_token_id)
-    series = [part[:, :length].masked_fill(~mask_BT, 0.0) for part in recorded.statistics_4BT]
+    series = [part[:, :length].masked_fill(~mask_BT, 0.0) for part in recorded.statistics_5BT]
     last_B = tokens_BT.gather(1, mask_BT.sum(1, keepdim=True) - 1).squeeze(1)
     kept = zip(tokens_BT.tolist(), mask_BT.sum(1).tolist(), strict=True)
     return Rollouts(
@@ -186,10 +198,12 @@ def sample(
         entropies_BT=series[1],
         log_collisions_BT=series[2],
         self_certainties_BT=series[3],
+        log_peaks_BT=series[4],
         truncated_B=~torch.isin(last_B, stop_ids),
         completions=policy.decode([tokens[:count] for tokens, count in kept]),
         group_size=group_size,
         max_new_tokens=max_new_tokens,
+        seed=generator.initial_seed(),
     )
 
 
@@ -218,7 +232,7 @@ def _decode(
         recorded.tokens_BT[alive_A, step] = tokens_A
         recorded.mask_BT[alive_A, step] = True
         if stats:
-            recorded.statistics_4BT[:, alive_A, step] = statistics(logits_RV, prefix_A, tokens_A)
+            recorded.statistics_5BT[:, alive_A, step] = statistics(logits_RV, prefix_A, tokens_A)
         going_A = ~torch.isin(tokens_A, stop_ids)
         alive_A, prefix_A, tokens_A = alive_A[going_A], prefix_A[going_A], tokens_A[going_A]
         if step + 1 == max_new_tokens or len(alive_A) == 0:

@@ -56,10 +56,11 @@ def draw(logits_CV: Tensor, contexts_M: Tensor, uniforms_M: Tensor) -> Tensor:
 
 
 def statistics(logits_CV: Tensor, contexts_M: Tensor, tokens_M: Tensor) -> Tensor:
-    """Log-prob of each token after its context, and the context's entropy, log collision and
-    self-certainty, fp32 (4, M) without gradient.
+    """Log-prob of each token after its context, and the context's entropy, log collision, self-certainty
+    and log peak, fp32 (5, M) without gradient.
 
-    Log collision is log sum p^2. Self-certainty is KL(uniform || p) = logsumexp(z) - mean(z) - log V.
+    Log collision is log sum p^2, log peak is log max p. Self-certainty is KL(uniform || p) = logsumexp(z) -
+    mean(z) - log V.
     """
     parts = []
     for part in _slices(logits_CV):
@@ -68,10 +69,11 @@ def statistics(logits_CV: Tensor, contexts_M: Tensor, tokens_M: Tensor) -> Tenso
         logp = z - normaliser[:, None]
         entropy = torch.special.entr(logp.exp()).sum(-1)
         certainty = normaliser - z.mean(-1) - math.log(z.shape[-1])
-        parts.append(torch.stack((normaliser, entropy, (2 * logp).logsumexp(-1), certainty)))
-    found_4M = torch.cat(parts, 1)[:, contexts_M]
-    found_4M[0] = logits_CV[contexts_M, tokens_M].float() - found_4M[0]
-    return found_4M
+        collision, peak = (2 * logp).logsumexp(-1), logp.amax(-1)
+        parts.append(torch.stack((normaliser, entropy, collision, certainty, peak)))
+    found_5M = torch.cat(parts, 1)[:, contexts_M]
+    found_5M[0] = logits_CV[contexts_M, tokens_M].float() - found_5M[0]
+    return found_5M
 
 
 def logprob_entropy(

@@ -15,6 +15,8 @@ from workbench.rewards import compute
 from workbench.rollout import Rollouts, sample
 from workbench.variants import WorkbenchError
 
+ROUNDING = 1e-6  # a spread this small beside the rewards themselves is rounding
+
 
 @dataclass(frozen=True)
 class Scored:
@@ -42,14 +44,15 @@ def score(
 ) -> Scored:
     """Sample completions of the task's rows, reward them and compare them within their groups.
 
-    `arguments` are the objective's parameters, all of them numbers or names.
+    `arguments` are the objective's parameters, all of them numbers or names. Extra votes are sampled and
+    rewarded with the group, then dropped.
     """
     started = time.perf_counter()
     rollouts = sample(
         policy,
         [task.messages(row) for row in rows],
         rows=rows,
-        group_size=recipe.group_size,
+        group_size=recipe.group_size + recipe.extra_votes,
         max_new_tokens=recipe.max_new_tokens,
         temperature=recipe.temperature,
         top_p=recipe.top_p,
@@ -59,22 +62,50 @@ def score(
     )
     sampled = time.perf_counter()
     rewards = compute(recipe.reward_functions(), rollouts, task)
-    total_PG = weighted_sum(rewards, recipe.reward_weights())
+    if recipe.extra_votes:
+        rollouts = rollouts.first(recipe.group_size)
+        rewards = {name: values[:, : recipe.group_size] for name, values in rewards.items()}
+    total_PG = total_reward(recipe, rewards, rollouts.truncated_B)
     advantages_PG = advantages(recipe, arguments, rollouts, total_PG)
     ended = time.perf_counter()
     return Scored(rollouts, rewards, total_PG, advantages_PG, sampled - started, ended - sampled)
 
 
+def total_reward(recipe: Recipe, rewards: dict[str, Tensor], truncated_B: Tensor) -> Tensor:
+    """The reward that counts, (P, G), by the recipe's weights and options."""
+    if recipe.standardise == "group":
+        rewards = {name: standardised(r, recipe.reward_floor) for name, r in rewards.items()}
+    total_PG = weighted_sum(rewards, recipe.reward_weights())
+    if recipe.truncated == "lowest":
+        lowest_P1 = total_PG.amin(-1, keepdim=True)
+        total_PG = lowest_P1.where(truncated_B.view(total_PG.shape), total_PG)
+    return total_PG
+
+
 def weighted_sum(rewards: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
-    """The reward that counts, (P, G); weight 0 leaves a reward out."""
+    """Sum of weight times reward, (P, G); weight 0 leaves a reward out."""
     parts = [weights[name] * values for name, values in rewards.items() if weights[name]]
     return torch.stack(parts).sum(0)
+
+
+def standardised(values_PG: Tensor, floor: float) -> Tensor:
+    """Less the group's mean, over its standard deviation; 0 in groups whose deviation is below `floor`."""
+    centred_PG = values_PG - values_PG.mean(-1, keepdim=True)
+    spread_P1 = spread(values_PG)[:, None]
+    rounding_P1 = ROUNDING * values_PG.abs().amax(-1, keepdim=True)
+    live_P1 = (spread_P1 >= floor) & (spread_P1 > rounding_P1)
+    return (centred_PG / spread_P1).where(live_P1, torch.zeros_like(centred_PG))
+
+
+def spread(values_PG: Tensor) -> Tensor:
+    """Standard deviation within each group, (P,), over its G completions."""
+    return values_PG.std(-1, correction=0)
 
 
 def advantages(
     recipe: Recipe, arguments: dict[str, Any], rollouts: Rollouts, total_PG: Tensor
 ) -> Tensor:
-    """The objective's advantages, (P, G), checked for shape."""
+    """The objective's advantages, (P, G), checked for shape; 0 in groups under the recipe's floor."""
     row = recipe.variant("objective")
     wanted = {}
     if "mean_logprobs_PG" in getattr(row, "needs", ()):
@@ -86,4 +117,7 @@ def advantages(
             f"The objective returned shape {tuple(values_PG.shape)}; "
             f"return one advantage per reward, shape {tuple(total_PG.shape)}."
         )
+    if recipe.reward_floor and recipe.standardise == "never":  # else the floor was on each reward
+        live_P1 = spread(total_PG)[:, None] >= recipe.reward_floor
+        values_PG = values_PG.where(live_P1, torch.zeros_like(values_PG))
     return values_PG.detach()

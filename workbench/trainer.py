@@ -125,7 +125,8 @@ def prepare(recipe: Recipe) -> State:
 def train_step(state: State, recipe: Recipe, *, measure_kl: bool = False) -> Report:
     """Do one step and advance `state`.
 
-    Metrics: reward/total and reward/<name> (means); rollout/length (tokens), rollout/truncated (share),
+    Metrics: reward/total and reward/<name> (means); reward_std/total and reward_std/<name> (standard
+    deviation within a group, mean over groups); rollout/length (tokens), rollout/truncated (share),
     rollout/tokens (sum); train/entropy (nats a token, while sampling), train/mismatch (mean
     |trainer - sampler log-prob|), train/kl (nats a token, k1 against the reference; present where the
     reference was run), train/loss, train/grad_norm (before clipping), train/ratio_gap (mean |ratio - 1|),

@@ -71,6 +71,7 @@ class Variant:
     `min_group` is the number of completions per prompt that the function needs, or a function from its
     arguments to that number. `bounds` is the range of a reward's values, or of the total reward that an
     objective accepts. `needs` names keyword tensors that the trainer passes besides the usual ones.
+    `pressure` is which way a reward pushes length and certainty, as far as its formula tells.
     """
 
     function: Callable[..., Any]
@@ -80,6 +81,7 @@ class Variant:
     min_group: int | Callable[[dict[str, Any]], int] = 1
     bounds: tuple[float, float] | None = None
     needs: tuple[str, ...] = ()
+    pressure: tuple[str, str] | None = None  # (length, certainty), each up, down or none
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)

@@ -85,11 +85,17 @@ def test_a_reward_of_weight_zero_is_measured_and_an_unticked_one_is_not(made):
     controls, changes = made
     tick, weight = controls.by_field["rewards"].rows["format"]
     weight.value = 0.3
-    assert changes[-1] == {"rewards": {"correct": 1.0, "format": 0.3, "length": 0.0}}
+    assert changes[-1] == {
+        "rewards": {"correct": 1.0, "format": 0.3, "length": 0.0},
+        "reward_args": {},
+    }
     tick.value = False
-    assert changes[-1] == {"rewards": {"correct": 1.0, "length": 0.0}}
+    assert changes[-1] == {"rewards": {"correct": 1.0, "length": 0.0}, "reward_args": {}}
     weight.value = -0.5  # moving the weight of a reward takes it up again
-    assert changes[-1] == {"rewards": {"correct": 1.0, "format": -0.5, "length": 0.0}}
+    assert changes[-1] == {
+        "rewards": {"correct": 1.0, "format": -0.5, "length": 0.0},
+        "reward_args": {},
+    }
 
 
 def test_functions_of_ones_own_get_controls(made):
@@ -244,3 +250,46 @@ def test_every_row_of_every_table_has_controls_that_give_back_its_defaults(made)
             found = control.values()[f"{kind}_args"]
             expected = {k: list(v) if isinstance(v, tuple) else v for k, v in row.defaults.items()}
             assert found == expected
+
+
+def test_a_ticked_rewards_parameters_stand_below_its_weight(made):
+    controls, changes = made
+    control = controls.by_field["rewards"]
+    tick, _ = control.rows["empo"]
+    guard = control.arguments["empo"]["guard"]
+    box = control.box.children[1 + 2 * list(control.rows).index("empo") + 1]
+    assert box.children == (guard,) and box.layout.display == "none"
+    tick.value = True
+    assert box.layout.display == "" and changes[-1]["reward_args"] == {"empo": {"guard": 1.0}}
+    guard.value = 0.5
+    assert changes[-1]["reward_args"] == {"empo": {"guard": 0.5}}
+    assert changes[-1]["rewards"]["empo"] == 0.0
+    tick.value = False
+    assert box.layout.display == "none" and changes[-1]["reward_args"] == {}
+
+
+def test_reward_arguments_are_taken_over_from_a_recipe(made):
+    def own(rollouts, task, *, times=1):
+        """Mine."""
+
+    controls, changes = made
+    recipe = Recipe(
+        rewards={"cre": 1.0, "random": 0.0, own: 0.5},
+        reward_args={"cre": {"order": "inf"}, "random": {"chance": 0.25}, own: {"times": 2}},
+        standardise="group", truncated="lowest", reward_floor=0.01, extra_votes=3,
+    )  # fmt: skip
+    controls.show(recipe)
+    assert changes == []
+    assert (
+        controls.recipe().replace(
+            objective_args={}, surrogate_args={}, anchor_args={}, task_args={}
+        )
+        == recipe
+    )
+    controls.show(Recipe())
+    assert controls.by_field["rewards"].arguments["cre"]["order"].value == 2
+
+
+def test_what_each_reward_is_says_which_way_it_pushes(made):
+    assert "Pushes length: down; certainty: up." in about(TABLES["rewards"]["ent"])
+    assert "Pushes" not in about(TABLES["rewards"]["correct"])

@@ -98,3 +98,19 @@ def test_the_sample_file_is_what_the_task_gives():
     lines = data_path("tasks", "arithmetic.sample.jsonl").read_text(encoding="utf-8").splitlines()
     rows = list(Arithmetic(eval_rows=len(lines)).dataset("eval"))
     assert [json.loads(line) for line in lines] == rows
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "same"),
+    [
+        ("7", "07", True),
+        ("-7", "-7", True),
+        ("7", "8", False),
+        ("7", "-7", False),
+        ("7", "7 ", False),
+    ]
+    + [(text, text, False) for text in ("", "3+4", "seven", "7.0")],
+)
+def test_answers_are_the_same_where_both_are_the_same_whole_number(one, two, same):
+    task = make_task("arithmetic")
+    assert task.same(one, two) is task.same(two, one) is same

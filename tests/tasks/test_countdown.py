@@ -162,3 +162,20 @@ def test_the_sample_file_is_what_the_task_gives():
     lines = data_path("tasks", "countdown.sample.jsonl").read_text(encoding="utf-8").splitlines()
     rows = list(Countdown(eval_rows=len(lines)).dataset("eval"))
     assert [json.loads(line) for line in lines] == rows
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "same"),
+    [
+        ("2*3+1", "1+3*2", True),
+        ("2*3+1", "(2*3)+1", True),
+        ("2*3", "5+1", False),  # as much, of other numbers
+        ("2*3+1", "2*(3+1)", False),
+        ("", "", False),
+        ("2*3+", "2*3+", False),
+        ("9**9", "9**9", False),
+    ],
+)
+def test_answers_are_the_same_where_value_and_numbers_are(one, two, same):
+    task = make_task("countdown")
+    assert task.same(one, two) is task.same(two, one) is same

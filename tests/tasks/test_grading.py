@@ -7,7 +7,7 @@ from fractions import Fraction
 import pytest
 
 from workbench.tasks import grading
-from workbench.tasks.grading import final_answer, last_boxed, last_number, same_value
+from workbench.tasks.grading import final_answer, last_boxed, last_number, same_answer, same_value
 
 SAME = [
     ("18", "18.0"),
@@ -78,6 +78,24 @@ def test_hostile_answers_score_zero_within_50_ms(hostile):
         start = time.process_time()
         assert not same_value("18", final_answer(text))
         # Process time: what other programs on the machine do is not counted.
+        assert time.process_time() - start < 0.05
+
+
+@pytest.mark.parametrize(("one", "two"), SAME + DIFFERENT)
+def test_two_written_answers_are_compared_alike_in_either_order(one, two):
+    assert same_answer(one, two) is same_answer(two, one) is ((one, two) in SAME)
+
+
+def test_an_empty_answer_is_not_even_the_same_as_itself():
+    assert not same_answer("", "") and not same_answer(" $ ", "")
+
+
+@pytest.mark.parametrize("hostile", HOSTILE, ids=lambda text: text[:20])
+def test_neither_of_two_written_answers_is_trusted(hostile):
+    same_value("19", "20.5")  # load the judge first
+    for other in ("18", hostile + "+0"):
+        start = time.process_time()
+        assert not same_answer(hostile, other) and not same_answer(other, hostile)
         assert time.process_time() - start < 0.05
 
 

@@ -58,3 +58,21 @@ def test_wrong_settings_are_refused(tmp_path):
     path.write_text('{"prompt": "a", "answer": "b"}\n')
     with pytest.raises(WorkbenchError, match=r"'answer' has no number"):
         make_task("jsonl", source=str(path), match="number").dataset("train")
+
+
+@pytest.mark.parametrize(
+    ("match", "one", "two", "same"),
+    [
+        ("exact", "a  b", "a b", True),
+        ("exact", "a b", "A b", False),
+        ("exact", "", "", False),
+        ("number", "it is 1,000", "1000.0", True),
+        ("number", "1", "2", False),
+        ("number", "none", "none", False),
+        ("math", "1/2", "0.5", True),
+        ("math", "", "", False),
+    ],
+)
+def test_answers_are_the_same_in_the_way_that_match_says(match, one, two, same):
+    task = make_task("jsonl", match=match)
+    assert task.same(one, two) is task.same(two, one) is same

@@ -35,7 +35,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "KL anchor": (
         "anchor", "beta", "kl_target", "reference", "reference_rate", "reference_every",
     ),
-    "Rewards": ("rewards",),
+    "Rewards": ("rewards", "standardise", "reward_floor", "truncated", "extra_votes"),
     "Surrogate": ("surrogate", "aggregation"),
     "Task": ("task",),
     "Model": (
@@ -136,11 +136,17 @@ class VariantControl:
 
 
 class RewardsControl:
-    """Each reward with a tick (measure it) and a weight; at weight 0 it is measured only."""
+    """Each reward with a tick (measure it), a weight, and below these the parameters of a ticked one.
+
+    At weight 0 a reward is measured only.
+    """
 
     def __init__(self, recipe: Recipe, changed: Callable[..., None]) -> None:
         self._changed = changed
         self.rows: dict[Any, tuple[widgets.Checkbox, widgets.FloatSlider]] = {}
+        self.arguments: dict[Any, dict[str, widgets.DOMWidget]] = {}
+        self._boxes: dict[Any, widgets.VBox] = {}  # of the arguments
+        self._own: dict[Any, dict[str, Any]] = {}  # arguments of the user's functions: no widgets
         hint = widgets.HTML('<div class="wb-doc">At weight 0 a reward is only measured.</div>')
         formulas = "".join(
             f"<b>{html.escape(n)}</b>{about(row)}" for n, row in TABLES["rewards"].items()
@@ -154,32 +160,41 @@ class RewardsControl:
         self.show(recipe)
 
     def values(self) -> dict[str, Any]:
-        """The recipe field that this control sets."""
-        return {
-            "rewards": {
-                reward: read(weight) for reward, (tick, weight) in self.rows.items() if tick.value
-            }
+        """The recipe fields that this control sets."""
+        ticked = {r: read(weight) for r, (tick, weight) in self.rows.items() if tick.value}
+        arguments = {
+            reward: self._own.get(reward, {})
+            | {n: read(w) for n, w in self.arguments[reward].items()}
+            for reward in ticked
         }
+        return {"rewards": ticked, "reward_args": {r: a for r, a in arguments.items() if a}}
 
     def show(self, recipe: Recipe) -> None:
         """Take over the recipe's rewards; functions of the user's get a row of their own."""
+        self._own = {r: dict(given) for r, given in recipe.reward_args.items() if callable(r)}
         for reward in [*TABLES["rewards"], *recipe.rewards]:
             if reward not in self.rows:
                 self.rows[reward] = self._row(reward)
+            self._build(reward, recipe.reward_args.get(reward, {}))
         for reward, (tick, weight) in self.rows.items():
             value = float(recipe.rewards.get(reward, 0.0))
             weight.min, weight.max = min(weight.min, value), max(weight.max, value)
             weight.value = value
             tick.value = reward in recipe.rewards  # last: moving a weight ticks its reward
-            self._shade(tick, weight)
-        lines = [widgets.HBox([weight, tick], layout=WIDE) for tick, weight in self.rows.values()]
+            self._shade(reward)
+        lines = [
+            part
+            for reward, (tick, weight) in self.rows.items()
+            for part in (widgets.HBox([weight, tick], layout=WIDE), self._boxes[reward])
+        ]
         self.box.children = (self._hint, *lines, self._foot)
 
     def widgets(self) -> Iterator[widgets.DOMWidget]:
         """Everything that can be disabled."""
-        for tick, weight in self.rows.values():
+        for reward, (tick, weight) in self.rows.items():
             yield tick
             yield weight
+            yield from self.arguments[reward].values()
 
     def _row(self, reward: Any) -> tuple[widgets.Checkbox, widgets.FloatSlider]:
         row = TABLES["rewards"].get(reward, reward) if not callable(reward) else reward
@@ -192,11 +207,11 @@ class RewardsControl:
         weight = widgets.FloatSlider(
             min=WEIGHTS[0], max=WEIGHTS[1], step=0.05, continuous_update=False, description=name,
             tooltip=f"Weight of {name}; at 0 it is measured only. {doc}",
-            style={"description_width": "64px"}, layout={"flex": "1 1 0", "width": "auto"},
+            style={"description_width": "112px"}, layout={"flex": "1 1 0", "width": "auto"},
         )  # fmt: skip
 
         def on_tick(_: Any) -> None:
-            self._shade(tick, weight)
+            self._shade(reward)
             self._changed(**self.values())
 
         def on_weight(_: Any) -> None:
@@ -209,9 +224,21 @@ class RewardsControl:
         weight.observe(on_weight, "value")
         return tick, weight
 
-    @staticmethod
-    def _shade(tick: widgets.Checkbox, weight: widgets.FloatSlider) -> None:
+    def _build(self, reward: Any, given: Mapping[str, Any]) -> None:
+        """The inputs of a reward's parameters, at the recipe's values."""
+        params = () if callable(reward) else parameters_of(TABLES["rewards"][reward])
+        made = {p.name: parameter(p, given.get(p.name, p.default)) for p in params}
+        for widget in made.values():
+            widget.observe(lambda _: self._changed(**self.values()), "value")
+        self.arguments[reward] = made
+        self._boxes[reward] = widgets.VBox(list(made.values()), layout={"padding": "0 0 0 12px"})
+
+    def _shade(self, reward: Any) -> None:
+        """Show at a glance whether the reward is measured; its parameters only where it is."""
+        tick, weight = self.rows[reward]
         (weight.remove_class if tick.value else weight.add_class)("wb-off")
+        shown = bool(tick.value and self.arguments[reward])
+        self._boxes[reward].layout.display = "" if shown else "none"
 
 
 class FieldControl:

@@ -139,7 +139,15 @@ def about(row: Any) -> str:
     if not isinstance(row, Variant):
         return doc
     formula = f'<div class="wb-formula">${html.escape(row.formula)}$</div>'
-    return f'{doc}{formula}<div class="wb-source">{html.escape(row.source)}</div>'
+    return f'{doc}{formula}{pressure(row)}<div class="wb-source">{html.escape(row.source)}</div>'
+
+
+def pressure(row: Variant) -> str:
+    """Which way a reward pushes, as HTML; empty for a row that does not say."""
+    if row.pressure is None:
+        return ""
+    length, certainty = row.pressure
+    return f'<div class="wb-doc">Pushes length: {length}; certainty: {certainty}.</div>'
 
 
 def field_widget(name: str, value: Any) -> widgets.DOMWidget:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from workbench.rewards import verifiable
+from workbench.rewards.intrinsic import INTRINSIC
 from workbench.variants import Variant, WorkbenchError
 
 if TYPE_CHECKING:
@@ -25,14 +26,15 @@ REWARDS: dict[str, Variant] = {
     "format": Variant(
         verifiable.format_,
         formula=r"r = \mathbb{1}[\text{<think>…</think>answer, ended}]",
-        source="DeepSeek-AI 2025, DeepSeek-R1 (arXiv 2501.12948), format reward",
+        source="DeepSeek-AI 2025, DeepSeek-R1 (arXiv 2501.12948); alone, a control as in 2506.10947",
         bounds=(0.0, 1.0),
     ),
     "length": Variant(
         verifiable.length,
         formula=r"r = 1 - T / T_{max}",
-        source="a length penalty; LP of arXiv 2603.16578 up to scale and shift",
+        source="LP of arXiv 2603.16578, -T, up to scale and shift [name and direction B, formula D]",
         bounds=(0.0, 1.0),
+        pressure=("down", "none"),
     ),
     "overlong": Variant(
         verifiable.overlong,
@@ -42,8 +44,9 @@ REWARDS: dict[str, Variant] = {
         ),
         source="Yu et al. 2025, DAPO (arXiv 2503.14476), eq. 13, soft overlong punishment (literal)",
         bounds=(-1.0, 0.0),
+        pressure=("down", "none"),
     ),
-}
+} | INTRINSIC
 
 
 def compute(

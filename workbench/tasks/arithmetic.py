@@ -88,6 +88,11 @@ class Arithmetic:
         """The number: what follows the thinking, the answer tag and the last `=`, if any."""
         return unwrapped(completion).removesuffix(".").rsplit("=", 1)[-1].strip()
 
+    def same(self, one: str, two: str) -> bool:
+        """The same whole number."""
+        readable = _INTEGER.fullmatch(one) and _INTEGER.fullmatch(two)
+        return bool(readable) and int(one) == int(two)
+
     def score(self, row: Row, completion: str) -> float:
         """1.0 where the answer is the expression's value."""
         answer = self.answer(completion)

@@ -29,7 +29,10 @@ class Task(Protocol):
         """1.0 where `completion` answers `row` rightly, else 0.0 (or a share in between)."""
 
     def answer(self, completion: str) -> str:
-        """The checker's view of the answer in `completion`; for measuring and showing only."""
+        """The checker's view of the answer in `completion`; for measuring, showing and voting."""
+
+    def same(self, one: str, two: str) -> bool:
+        """Whether two answers are one in the checker's eyes; never for a text it can't read as an answer."""
 
 
 def after_thinking(completion: str) -> str:

@@ -84,6 +84,14 @@ class Countdown:
         """The expression: what follows the thinking, without answer tags and a closing `= 24`."""
         return _expression_and_claim(completion)[0]
 
+    def same(self, one: str, two: str) -> bool:
+        """The same value from the same numbers: what the checker looks at, so 2*3+1 is 1+3*2."""
+        try:
+            left, right = evaluate(one), evaluate(two)
+        except ExpressionError:
+            return False
+        return left.value == right.value and sorted(left.numbers) == sorted(right.numbers)
+
     def score(self, row: Row, completion: str) -> float:
         """1.0 for an expression that uses each number exactly once and makes the target."""
         expression, claim = _expression_and_claim(completion)

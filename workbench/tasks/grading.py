@@ -107,6 +107,20 @@ def same_value(reference: str, answer: str) -> bool:
         return bool(_limited(_verify, reference, answer))
 
 
+def same_answer(one: str, two: str) -> bool:
+    """Whether two written answers are mathematically equal, whichever comes first; neither is trusted.
+
+    `same_value` takes its reference for harmless. Here each must be an answer that it would compute against
+    the other, without any command that it knows from references only; other texts must be equal.
+    """
+    first, second = sorted((_plain(one), _plain(two)))
+    if first == second:
+        return bool(first)
+    known = all(s in _COMMANDS for s in _symbols(first) | _symbols(second) if s.startswith("\\"))
+    affordable = known and _affordable(first, second) and _affordable(second, first)
+    return affordable and same_value(first, second)
+
+
 def _plain(text: str) -> str:
     """`text` without what only sets the type: spaces, dollar signs, sizes of brackets, units."""
     text = re.sub(r"\\text\s*\{\s*(?:and|or)\s*\}", ",", text.strip().rstrip("."))

@@ -46,6 +46,15 @@ class Jsonl(SourceTask):
             return float(last_number(reference) == last_number(answer))
         return float(_squeezed(reference) == _squeezed(answer))
 
+    def same(self, one: str, two: str) -> bool:
+        """Whether two answers match each other in the way `match` says."""
+        if self.match == "math":
+            return super().same(one, two)
+        if self.match == "number":
+            number = last_number(one)
+            return number is not None and number == last_number(two)
+        return bool(_squeezed(one)) and _squeezed(one) == _squeezed(two)
+
     def answer(self, completion: str) -> str:
         """The text after the thinking; for match='math' its final answer."""
         return super().answer(completion) if self.match == "math" else after_thinking(completion)

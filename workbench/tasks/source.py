@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from workbench.packaged import data_path
 from workbench.tasks.base import Message, Row, check_split
-from workbench.tasks.grading import final_answer, same_value
+from workbench.tasks.grading import final_answer, same_answer, same_value
 from workbench.variants import WorkbenchError, unknown
 
 if TYPE_CHECKING:
@@ -95,6 +95,10 @@ class SourceTask:
     def answer(self, completion: str) -> str:
         """The final answer as the judge reads it."""
         return final_answer(completion)
+
+    def same(self, one: str, two: str) -> bool:
+        """Whether two final answers have the same value."""
+        return same_answer(one, two)
 
     def _tables(self) -> dict[str, list[Row]]:
         """Checked rows by the source's own split names; a file is one table."""
