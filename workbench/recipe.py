@@ -21,6 +21,7 @@ from typing import Any
 import yaml
 
 from workbench.anchors import ANCHORS
+from workbench.fields import check_setting, setting
 from workbench.objectives import OBJECTIVES
 from workbench.rewards import REWARDS
 from workbench.surrogates import AGGREGATIONS, SURROGATES
@@ -45,142 +46,122 @@ _LINK = "workbench:"
 _LINK_LIMIT = 100_000  # bytes of JSON that a link may unpack to
 
 
-def _field(
-    default: Any,
-    doc: str,
-    *,
-    low: float | None = None,
-    high: float | None = None,
-    choices: tuple[str, ...] = (),
-    live: bool = False,
-    above: float | None = None,
-) -> Any:
-    """A field with its help, range (`low` and `high` inclusive, `above` exclusive) and liveness."""
-    metadata = {
-        "doc": doc,
-        "low": low,
-        "high": high,
-        "choices": choices,
-        "live": live,
-        "above": above,
-    }
-    if isinstance(default, dict):
-        return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
-
-
 @dataclass(frozen=True)
 class Recipe:
     """What to train, on what, towards what, and how; see each field's `doc` in its metadata."""
 
-    name: str = _field("", "Short name of the run; made from task and objective when empty.")
-    seed: int = _field(0, "Seed of everything random in the run.", low=0, high=2**31 - 1)
+    name: str = setting("", "Short name of the run; made from task and objective when empty.")
+    seed: int = setting(0, "Seed of everything random in the run.", low=0, high=2**31 - 1)
 
-    model: str = _field(
+    model: str = setting(
         "tiny-strong", "A shipped name, a folder, or a name on the Hugging Face hub."
     )
-    quantize: str = _field("nf4", "Base weights: 4-bit, 8-bit or as they are.",
+    quantize: str = setting("nf4", "Base weights: 4-bit, 8-bit or as they are.",
                            choices=("nf4", "int8", "none"))  # fmt: skip
-    lora_rank: int = _field(16, "Rank of the trained low-rank update.", low=1, high=1024)
-    lora_alpha: float = _field(32.0, "Scale of the update: alpha / rank times B A.", above=0)
-    lora_targets: str = _field("all-linear", "Layers that get an update; names joined by commas.")
-    lora_dropout: float = _field(0.0, "Dropout before the update while training.", low=0, high=0.9)
-    device: str = _field("auto", "Where to train.", choices=("auto", "cpu", "cuda"))
+    lora_rank: int = setting(16, "Rank of the trained low-rank update.", low=1, high=1024)
+    lora_alpha: float = setting(32.0, "Scale of the update: alpha / rank times B A.", above=0)
+    lora_targets: str = setting("all-linear", "Layers that get an update; names joined by commas.")
+    lora_dropout: float = setting(0.0, "Dropout before the update while training.", low=0, high=0.9)
+    device: str = setting("auto", "Where to train.", choices=("auto", "cpu", "cuda"))
 
-    threads: int = _field(
+    threads: int = setting(
         0, "CPU threads of the tensor work; 0 chooses: one for a tiny model, else all.", low=0
     )
 
-    task: str = _field("countdown", "The problems and their checker.")
-    task_args: dict[str, Any] = _field({}, "Parameters of the task.")
-    rewards: dict[Any, float] = _field(
+    task: str = setting("countdown", "The problems and their checker.")
+    task_args: dict[str, Any] = setting({}, "Parameters of the task.")
+    rewards: dict[Any, float] = setting(
         {"correct": 1.0, "format": 0.0, "length": 0.0},
         "Weight of each reward; weight 0 measures without training on it.", live=True,
     )  # fmt: skip
-    reward_args: dict[Any, dict[str, Any]] = _field(
+    reward_args: dict[Any, dict[str, Any]] = setting(
         {}, "Parameters of rewards: name of the reward, then of the parameter.", live=True
     )
-    standardise: str = _field(
+    standardise: str = setting(
         "never",
         "Before weighting: take each reward as it is, or less its group's mean and over its group's "
         "standard deviation, so that sums of unlike rewards weigh alike.",
         choices=("never", "group"), live=True,
     )  # fmt: skip
-    reward_floor: float = _field(
+    reward_floor: float = setting(
         0.0,
         "Standard deviation within a group below which it teaches nothing: of the total reward, or of "
         "each reward by itself where they are standardised.",
         low=0, live=True,
     )  # fmt: skip
-    truncated: str = _field(
+    truncated: str = setting(
         "as_is", "Total reward of a completion that was cut off: its own, or the lowest of its group.",
         choices=("as_is", "lowest"), live=True,
     )  # fmt: skip
-    extra_votes: int = _field(
+    extra_votes: int = setting(
         0, "Further completions of each prompt that rewards see, and that are then dropped untrained.",
         low=0, live=True,
     )  # fmt: skip
 
-    objective: str | Callable[..., Any] = _field("rloo", "From rewards to advantages.", live=True)
-    objective_args: dict[str, Any] = _field({}, "Parameters of the objective.", live=True)
-    surrogate: str | Callable[..., Any] = _field("reinforce", "The loss of a token.", live=True)
-    surrogate_args: dict[str, Any] = _field({}, "Parameters of the surrogate.", live=True)
-    aggregation: str | Callable[..., Any] = _field("sum", "From token losses to one.", live=True)
-    anchor: str | Callable[..., Any] = _field("reverse_kl", "What ties it to the base.", live=True)
-    anchor_args: dict[str, Any] = _field({}, "Parameters of the anchor.", live=True)
-    beta: float = _field(0.0, "Weight of the anchor; 0 switches it off.", low=0, live=True)
-    kl_target: float = _field(
+    objective: str | Callable[..., Any] = setting("rloo", "From rewards to advantages.", live=True)
+    objective_args: dict[str, Any] = setting({}, "Parameters of the objective.", live=True)
+    surrogate: str | Callable[..., Any] = setting("reinforce", "The loss of a token.", live=True)
+    surrogate_args: dict[str, Any] = setting({}, "Parameters of the surrogate.", live=True)
+    aggregation: str | Callable[..., Any] = setting("sum", "From token losses to one.", live=True)
+    anchor: str | Callable[..., Any] = setting("reverse_kl", "What ties it to the base.", live=True)
+    anchor_args: dict[str, Any] = setting({}, "Parameters of the anchor.", live=True)
+    beta: float = setting(0.0, "Weight of the anchor; 0 switches it off.", low=0, live=True)
+    kl_target: float = setting(
         0.0, "KL to hold, in nats a token, by raising and lowering beta; 0 leaves beta alone.",
         low=0, live=True,
     )  # fmt: skip
-    reference: str = _field(
+    reference: str = setting(
         "fixed", "What the anchor ties to: the base, a moving average, or a copy made every few steps.",
         choices=("fixed", "moving_average", "periodic"), live=True,
     )  # fmt: skip
-    reference_rate: float = _field(
+    reference_rate: float = setting(
         0.05, "Share of the policy that a moving average takes in after each step.",
         above=0, high=1, live=True,
     )  # fmt: skip
-    reference_every: int = _field(20, "Steps between periodic copies.", low=1, live=True)
+    reference_every: int = setting(20, "Steps between periodic copies.", low=1, live=True)
 
-    prompts_per_step: int = _field(16, "Prompts in a step (P).", low=1)
-    group_size: int = _field(16, "Completions of each prompt (G).", low=1)
-    max_new_tokens: int = _field(64, "Longest completion, in tokens.", low=1)
-    refill_rounds: int = _field(
+    prompts_per_step: int = setting(16, "Prompts in a step (P).", low=1)
+    group_size: int = setting(16, "Completions of each prompt (G).", low=1)
+    max_new_tokens: int = setting(64, "Longest completion, in tokens.", low=1)
+    refill_rounds: int = setting(
         0, "Rounds of new prompts that may replace the groups of a step that have no signal.",
         low=0, high=16, live=True,
     )  # fmt: skip
-    temperature: float = _field(
+    temperature: float = setting(
         1.0,
         "Sampling temperature; the KL shown is exact in the mean at 1.",
         above=0,
         high=10,
         live=True,
     )
-    top_p: float = _field(1.0, "Nucleus sampling; 1 keeps all tokens.", above=0, high=1, live=True)
-    top_k: int = _field(0, "Sample among the k likeliest tokens; 0 keeps all.", low=0, live=True)
-    min_p: float = _field(0.0, "Drop tokens below this share of the likeliest one.",
+    top_p: float = setting(1.0, "Nucleus sampling; 1 keeps all tokens.", above=0, high=1, live=True)
+    top_k: int = setting(0, "Sample among the k likeliest tokens; 0 keeps all.", low=0, live=True)
+    min_p: float = setting(0.0, "Drop tokens below this share of the likeliest one.",
                           low=0, high=1, live=True)  # fmt: skip
 
-    steps: int = _field(100, "Optimiser steps (batches of rollouts).", low=1, live=True)
-    learning_rate: float = _field(2e-3, "AdamW's step size.", low=0, high=1, live=True)
-    weight_decay: float = _field(0.0, "AdamW's weight decay on the low-rank update.", low=0, high=1)
-    max_grad_norm: float = _field(1.0, "Longer gradients are cut to this norm.", above=0, live=True)
-    minibatches: int = _field(1, "Updates that a batch is cut into, by groups.", low=1)
-    epochs: int = _field(1, "Passes over each batch.", low=1)
-    microbatch: int = _field(
+    steps: int = setting(100, "Optimiser steps (batches of rollouts).", low=1, live=True)
+    learning_rate: float = setting(2e-3, "AdamW's step size.", low=0, high=1, live=True)
+    weight_decay: float = setting(
+        0.0, "AdamW's weight decay on the low-rank update.", low=0, high=1
+    )
+    max_grad_norm: float = setting(
+        1.0, "Longer gradients are cut to this norm.", above=0, live=True
+    )
+    minibatches: int = setting(1, "Updates that a batch is cut into, by groups.", low=1)
+    epochs: int = setting(1, "Passes over each batch.", low=1)
+    microbatch: int = setting(
         256, "Completions in one forward pass; lower it to save memory.", low=1, live=True
     )
 
-    eval_every: int = _field(10, "Steps between evaluations.", low=1)
-    eval_prompts: int = _field(64, "Held-out prompts of an evaluation, always the same.", low=1)
-    eval_samples: int = _field(64, "Completions of each: pass@k is known up to this k.", low=1)
-    checkpoint_every: int = _field(10, "Steps between checkpoints.", low=1)
-    rollouts_every: int = _field(5, "Steps between saved batches of rollouts.", low=1)
+    eval_every: int = setting(10, "Steps between evaluations.", low=1)
+    eval_prompts: int = setting(64, "Held-out prompts of an evaluation, always the same.", low=1)
+    eval_samples: int = setting(64, "Completions of each: pass@k is known up to this k.", low=1)
+    checkpoint_every: int = setting(10, "Steps between checkpoints.", low=1)
+    rollouts_every: int = setting(5, "Steps between saved batches of rollouts.", low=1)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            _check_field(field, getattr(self, field.name))
+            check_setting(field, getattr(self, field.name), open=field.name in OPEN_KINDS)
         for kind in OPEN_KINDS:
             row = self.variant(kind)
             if isinstance(row, Variant) and f"{kind}_args" in FIELDS:
@@ -426,42 +407,3 @@ def _code(value: Any, own: Collection[str]) -> str:
         items = ", ".join(f"{_code(key, own)}: {_code(item, own)}" for key, item in value.items())
         return "{" + items + "}"
     return repr(value)
-
-
-def _check_field(field: dataclasses.Field[Any], value: Any) -> None:
-    """Raise WorkbenchError unless `value` has the field's type and lies in its range."""
-    name, default = field.name, field.default
-    if field.default_factory is not dataclasses.MISSING:
-        if not isinstance(value, dict):
-            raise WorkbenchError(f"{name} is {value!r}; give a dictionary of name: value.")
-        return
-    if isinstance(default, str):
-        if field.metadata["choices"] and value not in field.metadata["choices"]:
-            raise WorkbenchError(unknown(name, value, field.metadata["choices"]))
-        if not isinstance(value, str) and not (callable(value) and name in OPEN_KINDS):
-            raise WorkbenchError(f"{name} is {value!r}; give a text.")
-        return
-    _check_number(field, value)
-
-
-def _check_number(field: dataclasses.Field[Any], value: Any) -> None:
-    name, limits = field.name, field.metadata
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        hint = " (in YAML write 0.001 or 1.0e-3)" if isinstance(value, str) else ""
-        raise WorkbenchError(f"{name} is {value!r}; give a number{hint}.")
-    if isinstance(field.default, int) and not isinstance(value, int):
-        raise WorkbenchError(f"{name} is {value!r}; give a whole number.")
-    if not math.isfinite(value):
-        raise WorkbenchError(f"{name} is {value!r}; give a finite number.")
-    low, high, above = limits["low"], limits["high"], limits["above"]
-    if (low is not None and value < low) or (high is not None and value > high):
-        raise WorkbenchError(f"{name} is {value!r}; give {_range(low, high)}.")
-    if above is not None and value <= above:
-        upper = "" if high is None else f" and at most {high:g}"
-        raise WorkbenchError(f"{name} is {value!r}; give more than {above:g}{upper}.")
-
-
-def _range(low: float | None, high: float | None) -> str:
-    if high is None:
-        return f"at least {low:g}"
-    return f"{low:g} to {high:g}"
