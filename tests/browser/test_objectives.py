@@ -57,12 +57,21 @@ def drag(page, dot, upwards):
     page.mouse.move(x, y - upwards, steps=5)
 
 
+def drawn_as_wide_as_its_column(page):
+    widths = page.evaluate(
+        "() => ['.wb-curves', '.wb-curves .main-svg'].map("
+        "(name) => document.querySelector(name)?.getBoundingClientRect().width)"
+    )
+    return None not in widths and abs(widths[0] - widths[1]) < 2
+
+
 def test_a_dragged_handle_changes_the_objective_of_the_run(notebook):
     page = notebook.page
     notebook.run(0, seconds=120)
     page.wait_for_selector(".wb-handles svg", timeout=60_000)
     picture = page.locator(".wb-small-plots")
     wait_until(lambda: picture.count() == 1, 60, "the picture, once torch is loaded")
+    wait_until(lambda: drawn_as_wide_as_its_column(page), 30, "the figure to fit its column")
     notebook.button("Start").click()
     wait_until(lambda: notebook.steps() >= 2, 240, "the first steps")
 

@@ -147,7 +147,9 @@ class RewardsControl:
         self.arguments: dict[Any, dict[str, widgets.DOMWidget]] = {}
         self._boxes: dict[Any, widgets.VBox] = {}  # of the arguments
         self._own: dict[Any, dict[str, Any]] = {}  # arguments of the user's functions: no widgets
-        hint = widgets.HTML('<div class="wb-doc">At weight 0 a reward is only measured.</div>')
+        hint = widgets.HTML(
+            '<div class="wb-doc">Tick what to measure; at weight 0 it is only measured.</div>'
+        )
         formulas = "".join(
             f"<b>{html.escape(n)}</b>{about(row)}" for n, row in TABLES["rewards"].items()
         )
@@ -201,13 +203,12 @@ class RewardsControl:
         name = getattr(reward, "__name__", "own reward") if callable(reward) else reward
         doc = first_line(row)
         tick = widgets.Checkbox(
-            description="measure", tooltip=f"Measure {name}: {doc}", indent=False,
-            layout={"width": "80px"},
+            tooltip=f"Measure {name}: {doc}", indent=False, layout={"width": "22px"},
         )  # fmt: skip
         weight = widgets.FloatSlider(
             min=WEIGHTS[0], max=WEIGHTS[1], step=0.05, continuous_update=False, description=name,
             tooltip=f"Weight of {name}; at 0 it is measured only. {doc}",
-            style={"description_width": "112px"}, layout={"flex": "1 1 0", "width": "auto"},
+            style={"description_width": "128px"}, layout={"flex": "1 1 0", "width": "auto"},
         )  # fmt: skip
 
         def on_tick(_: Any) -> None:

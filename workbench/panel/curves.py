@@ -100,15 +100,23 @@ class QuietFigure(go.FigureWidget):
             self._js2py_layoutDelta = None
 
 
+def fitted(figure: QuietFigure) -> widgets.VBox:
+    """`figure` in a column whose width it follows, without plotly's tool bar."""
+    from workbench.panel.fit import Fit  # here, since it needs anywidget
+
+    figure._config = {**figure._config, "displayModeBar": False, "responsive": True}
+    column = widgets.VBox([figure, Fit()])
+    column.add_class("wb-curves")
+    return column
+
+
 class LiveCurves:
     """The curves of up to MAX_RUNS runs, updated in place."""
 
     def __init__(self, theme: str = "light") -> None:
         self.figure = QuietFigure(plots.empty_figure(MAX_RUNS, theme))
         self.figure.layout.legend4.visible = False
-        self.figure._config = {**self.figure._config, "displayModeBar": False}
-        self.root = widgets.VBox([self.figure])
-        self.root.add_class("wb-curves")
+        self.root = fitted(self.figure)
         self._seen: list[tuple[str, int, int]] = []
         self._extra: frozenset[str] = frozenset()
         self._drawn: list[dict[str, TraceData]] = [{} for _ in range(MAX_RUNS)]

@@ -19,7 +19,7 @@ from workbench import analysis
 from workbench import explain as numbers
 from workbench.objectives import OBJECTIVES
 from workbench.panel.compound import NumberList
-from workbench.panel.curves import QuietFigure, missing
+from workbench.panel.curves import QuietFigure, fitted, missing
 from workbench.panel.inputs import STYLE, WIDE, parameter, read, read_live
 from workbench.panel.preview import Preview
 from workbench.panel.style import CSS
@@ -139,8 +139,7 @@ class Explorer:
         self._build_sliders(N, K)
         if missing() is None:
             self.figure: Any = QuietFigure(numbers.empty_figure(self.names))
-            self.figure._config = {**self.figure._config, "displayModeBar": False}
-            shown: widgets.Widget = self.figure
+            shown: widgets.Widget = fitted(self.figure)
         else:
             self.figure, shown = None, widgets.HTML(f'<p class="wb-warn">{missing()}</p>')
         self.table = widgets.HTML()
@@ -188,9 +187,7 @@ class Explorer:
             title("Prompts"), self.mean, self.spread, self.noise, self.metric,
         ])  # fmt: skip
         left.add_class("wb-controls")
-        figure = widgets.VBox([shown])
-        figure.add_class("wb-curves")
-        right = widgets.VBox([figure, self.table])
+        right = widgets.VBox([shown, self.table])
         right.add_class("wb-right-side")
         body = widgets.HBox([left, right])
         body.add_class("wb-body2")
