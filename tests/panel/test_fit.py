@@ -9,4 +9,4 @@ def test_a_live_figure_listens_and_has_its_watcher_in_its_own_column():
     assert curves.figure._config["responsive"] is True
     assert [type(child) for child in curves.root.children[1:]] == [Fit]
     assert "wb-curves" in curves.root._dom_classes
-    assert ".wb-curves" in str(Fit._esm)  # the class that the watcher looks for
+    assert ".wb-curves" in str(curves.root.children[1]._esm)  # the class that the watcher looks for
