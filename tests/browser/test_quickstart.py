@@ -117,7 +117,7 @@ def test_controls_are_reached_by_the_keyboard(notebook):
     page.wait_for_selector(".wb-panel", timeout=60_000)
     notebook.button("Start").focus()
     reached = []
-    for _ in range(40):
+    for _ in range(90):  # fourteen rewards alone are two stops each
         page.keyboard.press("Tab")
         reached.append(
             page.evaluate(
