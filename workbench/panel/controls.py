@@ -203,7 +203,8 @@ class RewardsControl:
         name = getattr(reward, "__name__", "own reward") if callable(reward) else reward
         doc = first_line(row)
         tick = widgets.Checkbox(
-            tooltip=f"Measure {name}: {doc}", indent=False, layout={"width": "22px"},
+            description="measure", tooltip=f"Measure {name}: {doc}", indent=False,
+            layout={"width": "22px", "overflow": "hidden"},  # the word is for screen readers
         )  # fmt: skip
         weight = widgets.FloatSlider(
             min=WEIGHTS[0], max=WEIGHTS[1], step=0.05, continuous_update=False, description=name,
