@@ -9,6 +9,7 @@ B completions of T tokens, N chosen ones, M those of one minibatch, P prompts, G
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,9 +38,7 @@ class Anchoring:
     memory: Memory
     rollouts: Rollouts
     sampled: AnchorTokens  # the whole batch as recorded while sampling
-    drawn: (
-        Rollouts | None
-    )  # completions of the same prompts by the reference, for rows that want them
+    drawn: Rollouts | None  # the reference's completions of the prompts, for rows that want them
 
     @property
     def beta(self) -> float:
@@ -53,13 +52,12 @@ class Anchoring:
         if self.drawn is not None or _asks(self.recipe, "acts_in_reward"):
             return None
         width = logprobs_NT.shape[1]
-        tokens = AnchorTokens(
+        tokens = dataclasses.replace(
+            self.sampled,
             logprobs_BT=logprobs_NT,
             reference_BT=self.sampled.reference_BT[indices_N, :width],
             mask_BT=reading.mask_NT,
             entropies_BT=entropies_NT.detach(),
-            step=self.sampled.step,
-            steps=self.sampled.steps,
             noise_2BT=self.sampled.noise_2BT[:, indices_N, :width],
             sampled=self.sampled,
             exact=functools.partial(
@@ -90,9 +88,8 @@ class Anchoring:
         if drawn is None:
             return 0.0
         prompts = torch.unique(indices_M // self.rollouts.G)
-        rows_M = (prompts[:, None] * drawn.G + torch.arange(drawn.G, device=prompts.device)).view(
-            -1
-        )
+        places_G = torch.arange(drawn.G, device=prompts.device)
+        rows_M = (prompts[:, None] * drawn.G + places_G).flatten()
         weights_BT = torch.zeros_like(drawn.logprobs_BT)
         weights_BT[rows_M] = self.recipe.variant("aggregation")(
             drawn.mask_BT[rows_M].float(), self.recipe.max_new_tokens
@@ -102,14 +99,14 @@ class Anchoring:
             reading = read(self.policy, drawn, rows_N)
             logprobs_NT, entropies_NT = reading.logprobs_entropies()
             width = logprobs_NT.shape[1]
-            tokens = AnchorTokens(
+            tokens = dataclasses.replace(
+                self.sampled,
                 logprobs_BT=logprobs_NT,
                 reference_BT=drawn.logprobs_BT[rows_N, :width],
                 mask_BT=reading.mask_NT,
                 entropies_BT=entropies_NT.detach(),
-                step=self.sampled.step,
-                steps=self.sampled.steps,
                 noise_2BT=_noise(self.recipe, self.sampled.step, logprobs_NT),
+                exact=None,
             )
             loss_NT = self.beta * self._row(tokens) * weights_BT[rows_N, :width]
             loss = loss_NT[reading.mask_NT].sum()

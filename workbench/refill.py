@@ -31,7 +31,7 @@ def refilled(
         if not places:
             break
         fresh = draw(number, len(places))
-        live = [place for place in range(len(places)) if place not in fresh.dead()]
+        live = sorted(set(range(len(places))) - set(fresh.dead()))
         batch = replace_groups(batch, places[: len(live)], fresh, live)
         replaced += places[: len(live)]
     return batch, sorted(replaced)
@@ -43,9 +43,7 @@ def replace_groups(
     """`batch` with the groups at `places` replaced by the `chosen` ones of `fresh`; seconds add up."""
 
     def put(old: Tensor, new: Tensor) -> Tensor:
-        merged = old.clone()
-        merged[list(places)] = new[list(chosen)]
-        return merged
+        return _put(old, places, new, chosen, left=False)
 
     return Scored(
         _replace_rollouts(batch.rollouts, places, fresh.rollouts, chosen),
