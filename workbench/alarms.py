@@ -21,7 +21,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from workbench.geometry import BURN, Envelope, Path, burn_step
+from workbench.geometry import BURN, Envelope, burn_step
+from workbench.phase import Path
 from workbench.variants import WorkbenchError
 
 Array = NDArray[np.float64]

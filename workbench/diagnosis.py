@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workbench.alarms import DROP, PATIENCE, SMOOTH, left_index, same_run, smoothed
-from workbench.geometry import VOLUME_WINDOW, Course, Envelope, Path, course
+from workbench.geometry import VOLUME_WINDOW, Course, Envelope, course
+from workbench.phase import Path
 
 Array = NDArray[np.float64]
 

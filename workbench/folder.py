@@ -4,6 +4,7 @@ recipe.yaml          the recipe it started with
 metrics.jsonl        one line a step, flushed at once; step 0 is the base model
 events.jsonl         what changed and when: updates, forks, resumes, failures
 rollouts/000010.parquet
+probes/000010.parquet  what the geometry looks at: one row per response to the probe's prompts
 checkpoints/000010/  adapter_model.safetensors + adapter_config.json (plain peft), optimizer.safetensors,
                      reference.safetensors (only of a moving reference), state.json (step, recipe,
                      memory, file sizes); complete or absent, never half
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,6 +32,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from workbench.probe import ProbeTrace
 from workbench.recipe import Recipe
 from workbench.trainer import Report, State
 from workbench.variants import WorkbenchError
@@ -89,16 +92,20 @@ class RunFolder:
         kept = [record for record in self.read_metrics() if record["step"] <= step]
         _write_lines(self.metrics_path, kept)
         _write_lines(self.events_path, events)
-        for file in self.rollout_files():
+        for file in (*self.rollout_files(), *self.probe_files()):
             if int(file.stem) > step:
                 file.unlink()
         return replay
 
     def copy_history(self, parent: RunFolder, step: int) -> None:
-        """Take over the parent's metrics and events up to `step`."""
+        """Take over the parent's metrics, events and probes up to `step`."""
         for name in ("metrics", "events"):
             lines = getattr(parent, f"read_{name}")()
             _write_lines(self.path / f"{name}.jsonl", [x for x in lines if x["step"] <= step])
+        (self.path / "probes").mkdir(exist_ok=True)
+        for file in parent.probe_files():
+            if int(file.stem) <= step:
+                shutil.copy2(file, self.path / "probes" / file.name)
 
     # --- recipe and status --------------------------------------------------------------------
 
@@ -146,13 +153,18 @@ class RunFolder:
 
     def write_rollouts(self, report: Report, state: State, name: str = "") -> Path:
         """Save one step's batch as Parquet, under its step number or `name`."""
-        folder = self.path / "rollouts"
-        folder.mkdir(exist_ok=True)
-        target = folder / f"{name or f'{report.step:06d}'}.parquet"
-        partial = target.with_suffix(".part")
-        pq.write_table(rollout_table(report, state), partial, compression="zstd")
-        os.replace(partial, target)
-        return target
+        target = self.path / "rollouts" / f"{name or f'{report.step:06d}'}.parquet"
+        return write_parquet(rollout_table(report, state), target)
+
+    # --- probes -------------------------------------------------------------------------------
+
+    def probe_files(self) -> list[Path]:
+        """Saved probes in the order of their steps."""
+        return sorted((self.path / "probes").glob("[0-9]*.parquet"))
+
+    def write_probe(self, trace: ProbeTrace) -> Path:
+        """Save one probe as Parquet, under its step number."""
+        return write_parquet(probe_table(trace), self.path / "probes" / f"{trace.step:06d}.parquet")
 
     # --- checkpoints --------------------------------------------------------------------------
 
@@ -203,6 +215,48 @@ class RunFolder:
         for name in (*names, "state.json"):
             with (folder / name).open("rb") as file:
                 os.fsync(file.fileno())
+
+
+def write_parquet(table: pa.Table, target: Path) -> Path:
+    """Write a table whole or not at all, making its folder."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_suffix(".part")
+    pq.write_table(table, partial, compression="zstd")
+    os.replace(partial, target)
+    return target
+
+
+def probe_table(*traces: ProbeTrace) -> pa.Table:
+    """Probes, one row per response."""
+    columns: dict[str, list[Any]] = {
+        name: [
+            value
+            for trace in traces
+            for value in trace.to_dict()[name] or [None] * len(trace.answers)
+        ]
+        for name in ("prompts", "entropies", "ended", "answers", "correct", "lengths")
+    }
+    steps = [trace.step for trace in traces for _ in trace.answers]
+    kinds = {"entropies": pa.list_(pa.float32()), "answers": pa.string(), "correct": pa.float32()}
+    arrays = {name: pa.array(values, type=kinds.get(name)) for name, values in columns.items()}
+    return pa.table({"step": steps} | arrays)
+
+
+def read_probes(file: Path) -> list[ProbeTrace]:
+    """The probes in a file of `probe_table`, in order of step."""
+    found = pq.read_table(file).to_pandas()
+    return [
+        ProbeTrace.of(
+            int(step),
+            rows["prompts"],
+            list(rows["entropies"]),
+            rows["ended"],
+            [None if pd.isna(answer) else answer for answer in rows["answers"]],
+            None if rows["correct"].isna().any() else rows["correct"],
+            rows["lengths"],
+        )
+        for step, rows in found.groupby("step")
+    ]
 
 
 def read_checkpoint_recipe(checkpoint: Path, functions: Iterable[Any] = ()) -> Recipe:

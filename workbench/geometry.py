@@ -1,12 +1,10 @@
-"""Training as a path through three numbers, and the convex hull of the runs that went well.
+"""The convex hull of the runs that went well, and where another run lies beside it.
 
-A checkpoint's probe trace becomes a point, either P1 (mean token entropy, log mean length, and accuracy or
-the majority-vote share) or P2 (mean DTW distance of its responses to the three entropy centres). Axes are
-scaled by the reference runs. The envelope is the convex hull of the reference runs after their burn-in.
+Axes are scaled by the reference runs; the envelope is the hull of their points (`phase`) after burn-in.
 
-Source: method note on "manifold envelopment" (arXiv 2603.16578), section 5.1, steps 2 and 3. The paper's
-text was not accessible: axes, scaling, burn-in and window are a reconstruction. A digest of the paper
-itself calls the geometry a metaphor without a strict definition; read it as a picture with numbers.
+Source: method note on "manifold envelopment" (arXiv 2603.16578), section 5.1, step 3. The paper's text was
+not accessible: scaling, burn-in and window are a reconstruction. A digest of the paper itself calls the
+geometry a metaphor without a strict definition; read it as a picture with numbers.
 """
 
 from __future__ import annotations
@@ -19,9 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import nnls
 from scipy.spatial import ConvexHull, QhullError
 
-from workbench.probe import ProbeTrace
+from workbench.phase import ACCURACY, Path
 from workbench.variants import WorkbenchError
-from workbench.warping import EntropyCentres, resample
 
 Array = NDArray[np.float64]
 
@@ -29,83 +26,6 @@ BURN = 0.1  # of a reference run's checkpoints, rounded up, that the envelope le
 VOLUME_WINDOW = 20  # checkpoints of a windowed hull
 FLAT = 1e-9  # of the largest extent: a direction with less is none
 NEAR = 1e-9  # scaled units: a point this close to the hull is inside
-ACCURACY, VOTE = "accuracy", "majority-vote share"
-
-
-# ------------------------------------------------------------------ points
-
-
-def phase_p1(trace: ProbeTrace, height: str = VOTE) -> Array:
-    """P1 (3): mean token entropy in nats, log mean length, and accuracy or the majority-vote share."""
-    if height not in (ACCURACY, VOTE):
-        raise WorkbenchError(f"Unknown height {height!r}; give {ACCURACY!r} or {VOTE!r}.")
-    z = trace.accuracy if height == ACCURACY else trace.vote_share
-    if z is None or np.isnan(z):
-        wanted = "labels" if height == ACCURACY else "two responses or more to a prompt"
-        raise WorkbenchError(f"Step {trace.step} has no {height}: it needs {wanted}.")
-    return np.array([trace.mean_entropy, np.log(trace.mean_length), z])
-
-
-def phase_p2(trace: ProbeTrace, centres: EntropyCentres) -> Array:
-    """P2 (K): mean DTW distance of the checkpoint's responses to each entropy centre, in nats."""
-    series_NL = resample(trace.entropies, centres.series_KL.shape[1])
-    return centres.distances(series_NL).mean(0)
-
-
-@dataclass(frozen=True, eq=False)
-class Path:
-    """One run in phase space: a raw point per checkpoint, and what a verdict looks at besides.
-
-    Everything but `accuracy_N` is label-free, the points too unless the height is accuracy.
-    """
-
-    run: str
-    steps_N: NDArray[np.int64]
-    points_ND: Array
-    axes: tuple[str, ...]
-    entropy_N: Array  # nats, mean over tokens
-    length_N: Array  # tokens, mean over responses
-    distinct_N: Array  # different answers per prompt; NaN where prompts have one response
-    truncated_N: Array  # share of responses without an end
-    accuracy_N: Array | None = None
-
-    @property
-    def sees_labels(self) -> bool:
-        """Whether accuracy is one of the axes: then the geometry knows what it should foretell."""
-        return ACCURACY in self.axes
-
-
-def path(
-    run: str,
-    traces: Sequence[ProbeTrace],
-    *,
-    height: str = VOTE,
-    centres: EntropyCentres | None = None,
-) -> Path:
-    """The path of a run's traces, in order of step: P2 if centres are given, else P1 of that height."""
-    traces = sorted(traces, key=lambda trace: trace.step)
-    if len({trace.step for trace in traces}) != len(traces) or not traces:
-        raise WorkbenchError(
-            f"Run {run!r} needs traces, one for each step; drop the repeated ones."
-        )
-    if centres is None:
-        points = [phase_p1(trace, height) for trace in traces]
-        axes = ("mean token entropy (nats)", "log mean length", height)
-    else:
-        points = [phase_p2(trace, centres) for trace in traces]
-        axes = tuple(f"distance to the centre of {level:.3f} nats" for level in centres.levels_K)
-    known = [trace.accuracy for trace in traces if trace.accuracy is not None]
-    return Path(
-        run,
-        np.array([trace.step for trace in traces]),
-        np.stack(points),
-        axes,
-        np.array([trace.mean_entropy for trace in traces]),
-        np.array([trace.mean_length for trace in traces]),
-        np.array([trace.distinct_answers for trace in traces]),
-        np.array([trace.truncated for trace in traces]),
-        np.array(known) if len(known) == len(traces) else None,
-    )
 
 
 def burn_step(paths: Sequence[Path], burn: float = BURN) -> int:

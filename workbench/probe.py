@@ -130,6 +130,18 @@ class ProbeTrace:
         counts = [len(set(group)) for group in self._groups()]
         return float(np.mean(counts)) if counts else float("nan")
 
+    def numbers(self) -> dict[str, float]:
+        """step, entropy, length, truncated, vote_share, distinct and, with labels, accuracy."""
+        found = {
+            "step": self.step,
+            "entropy": self.mean_entropy,
+            "length": self.mean_length,
+            "truncated": self.truncated,
+            "vote_share": self.vote_share,
+            "distinct": self.distinct_answers,
+        }
+        return found if self.accuracy is None else found | {"accuracy": self.accuracy}
+
     def _groups(self) -> list[list[str | None]]:
         """The answers to each prompt that has two responses or more."""
         found: dict[int, list[str | None]] = {}

@@ -158,6 +158,11 @@ class Recipe:
     eval_samples: int = setting(64, "Completions of each: pass@k is known up to this k.", low=1)
     checkpoint_every: int = setting(10, "Steps between checkpoints.", low=1)
     rollouts_every: int = setting(5, "Steps between saved batches of rollouts.", low=1)
+    probe_every: int = setting(
+        0, "Steps between probes, the checkpoints of the geometry; 0 takes none.", low=0, live=True
+    )
+    probe_prompts: int = setting(32, "Prompts of a probe: the last of the held-out ones.", low=1)
+    probe_samples: int = setting(8, "Completions of each; a majority needs two or more.", low=2)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

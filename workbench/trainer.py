@@ -73,6 +73,7 @@ class State:
     task: Any
     rows: Any  # the training split
     eval_rows: list[dict[str, Any]]
+    probe_rows: list[dict[str, Any]]
     memory: Memory
     step: int = 0
 
@@ -112,14 +113,17 @@ def prepare(recipe: Recipe) -> State:
     )
     task = recipe.make_task()
     held_out = task.dataset("eval")
-    eval_rows = [held_out[i] for i in range(min(recipe.eval_prompts, len(held_out)))]
+    count = len(held_out)
+    eval_rows = [held_out[i] for i in range(min(recipe.eval_prompts, count))]
+    # From the other end, so that they are other prompts wherever there are enough.
+    probe_rows = [held_out[i] for i in range(max(count - recipe.probe_prompts, 0), count)]
     optimizer = torch.optim.AdamW(
         [parameter for _, parameter in policy.trainable()],
         lr=recipe.learning_rate,
         weight_decay=recipe.weight_decay,
     )
     memory = Memory.fresh(recipe.group_size)
-    return State(policy, optimizer, task, task.dataset("train"), eval_rows, memory)
+    return State(policy, optimizer, task, task.dataset("train"), eval_rows, probe_rows, memory)
 
 
 def train_step(state: State, recipe: Recipe, *, measure_kl: bool = False) -> Report:

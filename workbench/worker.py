@@ -20,6 +20,7 @@ import torch
 from workbench.evaluation import evaluate
 from workbench.folder import RunFolder, read_checkpoint_recipe, restore
 from workbench.recipe import Recipe, own_functions
+from workbench.tracing import trace
 from workbench.trainer import NonFiniteError, State, prepare, train_step
 from workbench.variants import WorkbenchError
 
@@ -143,7 +144,8 @@ class Worker:
         self.records = self.folder.read_metrics()
         self._set_status("running")
         if not self.records:
-            self._record({"step": 0, **self._evaluate(state)})
+            probed = self._probe(state) if self.recipe.probe_every else {}
+            self._record({"step": 0, **self._evaluate(state), **probed})
         return state
 
     def _known_functions(self) -> tuple[Callable[..., Any], ...]:
@@ -180,6 +182,8 @@ class Worker:
         evaluating = step % recipe.eval_every == 0 or step >= recipe.steps
         report = train_step(state, recipe, measure_kl=evaluating)
         measured = self._evaluate(state) if evaluating else {}
+        if recipe.probe_every and (step % recipe.probe_every == 0 or step >= recipe.steps):
+            measured |= self._probe(state)
         self._record({"step": step, **report.metrics, **measured})
         if evaluating or step == 1 or step % recipe.rollouts_every == 0:
             self.folder.write_rollouts(report, state)
@@ -209,6 +213,22 @@ class Worker:
             max_new_tokens=self.recipe.max_new_tokens,
         ).metrics()
         return measured | {"time/eval": time.perf_counter() - started}
+
+    def _probe(self, state: State) -> dict[str, float]:
+        """Take a probe and save it; its numbers as probe/ metrics."""
+        started = time.perf_counter()
+        found = trace(
+            state.policy,
+            state.task,
+            state.probe_rows,
+            step=state.step,
+            samples=self.recipe.probe_samples,
+            max_new_tokens=self.recipe.max_new_tokens,
+        )
+        self.folder.write_probe(found)
+        numbers = {f"probe/{name}": value for name, value in found.numbers().items()}
+        numbers.pop("probe/step")
+        return numbers | {"time/probe": time.perf_counter() - started}
 
     def _record(self, record: dict[str, Any]) -> None:
         """Disk, then memory, then listeners."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
+import itertools
 import os
 import tempfile
 import time
@@ -30,7 +31,11 @@ from workbench.claims import results
 from workbench.claims.book import Book, commit
 from workbench.claims.plan import Claim, read_claim
 from workbench.evaluation import EVAL_SEED, Evaluation, evaluate, support_counts
+from workbench.folder import probe_table, write_parquet
+from workbench.phase import table
+from workbench.probe import ProbeTrace
 from workbench.recipe import Recipe
+from workbench.tracing import trace
 from workbench.trainer import NonFiniteError, State, prepare, train_step
 from workbench.variants import WorkbenchError
 from workbench.worker import fitting_threads
@@ -72,19 +77,25 @@ def measure(
     chosen = list(arms) or list(claim.arms)
     recipes = {arm: claim.recipe_of(arm) for arm in chosen}  # a wrong one is told before any work
     path = _folder(out, smoke) / f"{claim.name}.json"
-    seeds = tuple(seeds) or claim.seeds
+    given = tuple(seeds)
+    wanted = given or tuple(dict.fromkeys(seed for arm in chosen for seed in claim.seeds_of(arm)))
     book = Book(path, claim, commit(), fresh)
-    base_P = measure_base(claim, seeds, book, say)
+    base_P = measure_base(claim, given or claim.seeds, book, say)
     todo = [
-        (arm, seed) for seed in seeds for arm in chosen if not book.has(recipes[arm], arm, seed)
+        (arm, seed)
+        for seed in wanted
+        for arm in chosen
+        if seed in (given or claim.seeds_of(arm)) and not book.has(recipes[arm], arm, seed)
     ]
-    say(f"{len(todo)} of {len(seeds) * len(chosen)} cells to measure, into {path}")
+    say(f"{len(todo)} cells to measure, into {path}")
     started = time.perf_counter()
     for number, (arm, seed) in enumerate(todo, 1):
         if book.has(recipes[arm], arm, seed):
             continue  # another process has measured it by now
-        cell = measure_cell(claim, arm, seed, base_P)
+        cell, traces = measure_cell(claim, arm, seed, base_P)
         gc.collect()
+        if traces:  # before the cell: a cell that is there has its traces
+            write_parquet(probe_table(*traces), trace_file(path, arm, seed))
         book.add_cell(recipes[arm], arm, cell)
         left = (time.perf_counter() - started) / number * (len(todo) - number)
         say(f"[{number}/{len(todo)}] {_cell_line(claim, arm, cell)}; {_duration(left)} left")
@@ -134,8 +145,10 @@ def measure_base(
     return known_P
 
 
-def measure_cell(claim: Claim, arm: str, seed: int, base_P: np.ndarray) -> dict[str, Any]:
-    """Train one arm with one seed as a run does, evaluate it at the end, and return its numbers."""
+def measure_cell(
+    claim: Claim, arm: str, seed: int, base_P: np.ndarray
+) -> tuple[dict[str, Any], list[ProbeTrace]]:
+    """Train one arm with one seed as a run does, evaluate it at the end; its numbers and its probes."""
     recipe = claim.recipe_of(arm, seed)
     started = time.perf_counter()
     cell: dict[str, Any] = {"seed": seed}
@@ -143,9 +156,12 @@ def measure_cell(claim: Claim, arm: str, seed: int, base_P: np.ndarray) -> dict[
     curve: list[dict[str, float]] = []
     with loaded(recipe) as state:
         cell["threads"] = torch.get_num_threads()
+        probes = Probes(state, recipe)
+        probes.take()
         try:
             for step in range(1, recipe.steps + 1):
                 history.append(train_step(state, recipe, measure_kl=step == recipe.steps).metrics)
+                probes.take()
                 if claim.curve_every and step % claim.curve_every == 0:
                     now = evaluation_metrics(evaluate_cell(state, claim, cell_seed(seed)), claim)
                     curve.append({"step": step, **now})
@@ -155,12 +171,73 @@ def measure_cell(claim: Claim, arm: str, seed: int, base_P: np.ndarray) -> dict[
             cell["metrics"] = measured | training_metrics(history)
         except NonFiniteError as error:
             cell["failed"] = str(error).split(";")[0]  # a cell has no folder with the batch in it
+        if probes.traces and "metrics" in cell:
+            cell["metrics"] |= measure_best(probes, claim, seed)
+            cell["probes"] = table(probes.traces) | {"reward": probes.rewards(history)}
     if curve:
         cell["curve"] = curve
     if history:
         cell["seconds_per_step"] = float(np.mean([metrics["time/step"] for metrics in history]))
     cell["seconds"] = time.perf_counter() - started
-    return cell
+    return cell, probes.traces
+
+
+class Probes:
+    """The probes of one cell, and the weights at the one with the highest accuracy."""
+
+    def __init__(self, state: State, recipe: Recipe) -> None:
+        self.traces: list[ProbeTrace] = []
+        self._state = state
+        self._recipe = recipe
+        self._best: dict[str, torch.Tensor] = {}
+        self.best_step = 0
+
+    def take(self) -> None:
+        """Take a probe where one is due; its accuracy, which only measures, picks the best weights."""
+        state, recipe, step = self._state, self._recipe, self._state.step
+        if not recipe.probe_every or (step % recipe.probe_every and step < recipe.steps):
+            return
+        found = trace(
+            state.policy,
+            state.task,
+            state.probe_rows,
+            step=step,
+            samples=recipe.probe_samples,
+            max_new_tokens=recipe.max_new_tokens,
+        )
+        if all((found.accuracy or 0.0) > (kept.accuracy or 0.0) for kept in self.traces):
+            self._best = state.policy.state()
+            self.best_step = step
+        self.traces.append(found)
+
+    def load_best(self) -> State:
+        """The state with the best weights in it."""
+        self._state.policy.load_state(self._best)
+        self._state.policy.refresh_sampler()
+        return self._state
+
+    def rewards(self, history: Sequence[Mapping[str, float]]) -> list[float]:
+        """The mean reward of the steps since the probe before; before the first step that of the first."""
+        steps = [found.step for found in self.traces]
+        totals = [metrics["reward/total"] for metrics in history]
+        parts = [totals[a:b] for a, b in itertools.pairwise(steps)]
+        return [totals[0], *(float(np.mean(part)) for part in parts)]
+
+
+def measure_best(probes: Probes, claim: Claim, seed: int) -> dict[str, float]:
+    """best/ metrics: the weights that the probe's accuracy chose, evaluated on other prompts.
+
+    The probe chooses with labels and on its own prompts, so the figure is not raised by the choice, but no
+    label-free run could have stopped there by itself.
+    """
+    state = probes.load_best()
+    found = evaluation_metrics(evaluate_cell(state, claim, cell_seed(seed)), claim)
+    return {"best/step": probes.best_step} | {f"best/{k}": value for k, value in found.items()}
+
+
+def trace_file(path: Path, arm: str, seed: int) -> Path:
+    """Where a cell's probes are kept, beside the claim's file; too large to be shipped."""
+    return path.parent / "traces" / path.stem / f"{arm}-{seed}.parquet"
 
 
 @contextlib.contextmanager

@@ -17,14 +17,21 @@ from workbench.recipe import FIELDS, Recipe
 from workbench.variants import WorkbenchError, lookup, unknown
 
 KEYS = (
-    "title", "questions", "recipe", "evaluation", "seeds", "arms", "compare", "expect", "curve_every",
+    "extends", "title", "questions", "recipe", "evaluation", "seeds", "arms", "compare", "expect",
+    "curve_every", "geometry",
 )  # fmt: skip
 # A prompt counts as solved with more successes than a threshold, of `samples`.
 SIZES = {"prompts": 128, "samples": 128, "ks": [1, 4, 8, 16, 64], "thresholds": [0]}
 # What the base's measures depend on: the same in all arms.
 OF_BASE = ("model", "quantize", "device", "task", "task_args", "max_new_tokens")
-OWN = ("name", "seed", "eval_every", "eval_prompts", "eval_samples", "checkpoint_every")
-SMOKE = {"steps": 2, "prompts_per_step": 4, "group_size": 8}
+OWN = (
+    "name", "seed", "eval_every", "eval_prompts", "eval_samples", "checkpoint_every",
+    "probe_every", "probe_prompts", "probe_samples",
+)  # fmt: skip
+SMOKE = {
+    "steps": 2, "prompts_per_step": 4, "group_size": 8,
+    "probe_every": 1, "probe_prompts": 4, "probe_samples": 4,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,17 @@ class Expectation:
     control: str
     metric: str
     sign: int
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Which runs make the envelope, and the settings of the warnings; all fixed before any result."""
+
+    arm: str  # whose runs with `seeds` are the reference: they are judged nowhere
+    seeds: tuple[int, ...]
+    patience: int = 3  # probes in a row outside
+    margin: float = 0.5  # deviations of the reference that still count as inside, for verdicts
+    margins: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0)  # at which warnings are scored
 
 
 @dataclass(frozen=True)
@@ -54,6 +72,12 @@ class Claim:
     compare: tuple[tuple[str, str], ...] = ()
     expect: tuple[Expectation, ...] = ()
     curve_every: int = 0  # steps between evaluations kept as a curve; 0: only the end
+    geometry: Geometry | None = None  # needs probes: probe_every in the shared recipe
+
+    def seeds_of(self, arm: str) -> tuple[int, ...]:
+        """The seeds of one arm: those of all, and the reference's own."""
+        extra = self.geometry.seeds if self.geometry and arm == self.geometry.arm else ()
+        return tuple(dict.fromkeys((*self.seeds, *extra)))
 
     def base_recipe(self) -> Recipe:
         """The recipe that all arms share."""
@@ -85,8 +109,11 @@ class Claim:
             for name, changes in self.arms.items()
         }
         ks = self.evaluation["ks"]
+        geometry = self.geometry and dataclasses.replace(
+            self.geometry, seeds=self.geometry.seeds[:1], patience=1
+        )
         return dataclasses.replace(
-            self, shared=self.shared | small, arms=arms, seeds=self.seeds[:1],
+            self, shared=self.shared | small, arms=arms, seeds=self.seeds[:1], geometry=geometry,
             evaluation=self.evaluation | {"prompts": 4, "samples": max(ks)}, curve_every=0,
         )  # fmt: skip
 
@@ -103,13 +130,36 @@ def read_claim(name: str | os.PathLike[str]) -> Claim:
         if str(name) not in names():
             raise WorkbenchError(unknown("claim", str(name), names()))
         path = data_path("claims", f"{name}.yaml")
+    return claim_from(path.stem, _values(path))
+
+
+def _values(path: Path) -> Any:
+    """What the file says, on top of the shipped claim that it extends.
+
+    Parts replace those of the other claim, but a recipe only its fields; a list of arms chooses among its
+    arms, and comparisons and expectations of arms that are left out are dropped.
+    """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise WorkbenchError(
             f"The claim {path} can't be read: {' '.join(str(error).split())}."
         ) from error
-    return claim_from(path.stem, values)
+    if not isinstance(values, dict) or "extends" not in values:
+        return values
+    if values["extends"] not in names():
+        raise WorkbenchError(unknown("claim to extend", str(values["extends"]), names()))
+    parent = _values(data_path("claims", f"{values['extends']}.yaml"))
+    found = parent | {key: value for key, value in values.items() if key != "extends"}
+    found["recipe"] = (parent.get("recipe") or {}) | (values.get("recipe") or {})
+    if isinstance(found["arms"], list):
+        found["arms"] = {arm: lookup(parent["arms"], "arm", arm) for arm in found["arms"]}
+    known = (BASE, *found["arms"])
+    found["compare"] = [pair for pair in found.get("compare") or () if set(pair) <= set(known)]
+    found["expect"] = [
+        item for item in found.get("expect") or () if {item["arm"], item["control"]} <= set(known)
+    ]
+    return found
 
 
 def claim_from(name: str, values: Any) -> Claim:
@@ -152,7 +202,28 @@ def claim_from(name: str, values: Any) -> Claim:
         compare=compare,
         expect=tuple(_expectation(name, item, arms) for item in values.get("expect") or ()),
         curve_every=int(values.get("curve_every") or 0),
+        geometry=_geometry(name, values, arms) if values.get("geometry") else None,
     )
+
+
+def _geometry(name: str, values: Mapping[str, Any], arms: Mapping[str, Any]) -> Geometry:
+    given = dict(values["geometry"])
+    for key in given:
+        lookup(Geometry.__dataclass_fields__, f"part of claim {name}'s geometry", key)
+    if not (values.get("recipe") or {}).get("probe_every"):
+        raise WorkbenchError(
+            f"Claim {name} has a geometry but no probes; give probe_every in recipe."
+        )
+    lookup(arms, f"reference arm of claim {name}", given.get("arm", ""))
+    if set(given.get("seeds") or ()) & set(values.get("seeds") or range(5)) or not given.get(
+        "seeds"
+    ):
+        raise WorkbenchError(
+            f"Claim {name} needs seeds of the geometry's reference that are none of its seeds, so that "
+            "no run is judged by an envelope it belongs to."
+        )
+    lists = {key: tuple(given[key]) for key in ("seeds", "margins") if key in given}
+    return Geometry(**given | lists)
 
 
 def _expectation(name: str, item: Any, arms: Mapping[str, Any]) -> Expectation:
