@@ -17,7 +17,8 @@ from workbench.alarms import (
     score_warnings,
     smoothed,
 )
-from workbench.geometry import ACCURACY, Envelope, Path
+from workbench.geometry import Envelope
+from workbench.phase import ACCURACY, Path
 from workbench.variants import WorkbenchError
 
 

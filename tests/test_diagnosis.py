@@ -15,7 +15,8 @@ from workbench.diagnosis import (
     Thresholds,
     verdict,
 )
-from workbench.geometry import Envelope, Path
+from workbench.geometry import Envelope
+from workbench.phase import Path
 
 N = 80
 T = np.linspace(0, 1, N)

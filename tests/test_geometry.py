@@ -1,4 +1,4 @@
-"""Phase points, scaling, hulls and envelopes against shapes whose numbers are known."""
+"""Scaling, hulls and envelopes against shapes whose numbers are known."""
 
 import itertools
 
@@ -8,24 +8,17 @@ from scipy.optimize import minimize
 from scipy.spatial import Delaunay
 
 from workbench.geometry import (
-    ACCURACY,
-    VOTE,
     Envelope,
     Hull,
-    Path,
     Scale,
     burn_step,
     course,
-    path,
-    phase_p1,
-    phase_p2,
     step_lengths,
     volume,
     windowed_volume,
 )
-from workbench.probe import ProbeTrace
+from workbench.phase import ACCURACY, Path
 from workbench.variants import WorkbenchError
-from workbench.warping import EntropyCentres, dtw_to, resample
 
 CUBE = np.array(list(itertools.product([0.0, 1.0], repeat=3)))
 TETRAHEDRON = np.array([[0, 0, 0], [1, 0, 0], [0, 2, 0], [0, 0, 3]], dtype=float)
@@ -38,72 +31,6 @@ def route(points, run="run", axes=AXES, steps=None):
     ones = np.ones(len(points))
     steps = np.arange(len(points)) * 10 if steps is None else np.asarray(steps)
     return Path(run, steps, points, axes, ones, 10 * ones, 3 * ones, 0 * ones, 0.5 * ones)
-
-
-def trace(step=0, correct=(1, 0, 0, 0), prompts=(0, 0, 1, 1)):
-    return ProbeTrace.of(
-        step,
-        prompts,
-        [[1.0, 0.0], [0.5] * 4, [0.25] * 4, [0.0] * 6],
-        [True, True, True, False],
-        ["7", "7", "8", "9"],
-        correct,
-    )
-
-
-# ------------------------------------------------------------------ points
-
-
-def test_p1_by_hand():
-    """4 nats over 16 tokens, lengths 2, 4, 4, 6, one of four right, votes 1 and 1/2."""
-    assert phase_p1(trace(), ACCURACY) == pytest.approx([4 / 16, np.log(4), 0.25])
-    assert phase_p1(trace()) == pytest.approx([4 / 16, np.log(4), 0.75])
-
-
-def test_p1_without_labels_needs_none_and_accuracy_does():
-    assert phase_p1(trace(correct=None), VOTE)[2] == pytest.approx(0.75)
-    with pytest.raises(WorkbenchError, match="no accuracy: it needs labels"):
-        phase_p1(trace(correct=None), ACCURACY)
-    with pytest.raises(WorkbenchError, match="two responses or more"):
-        phase_p1(trace(prompts=(0, 1, 2, 3)))
-    with pytest.raises(WorkbenchError, match="Unknown height 'reward'"):
-        phase_p1(trace(), "reward")
-
-
-def centres():
-    series_KL = np.stack([np.full(64, 0.0), np.full(64, 0.5), np.linspace(1, 0, 64)])
-    return EntropyCentres(series_KL, series_KL.mean(1), np.full(3, 1 / 3), {}, band=0.1)
-
-
-def test_p2_is_the_mean_distance_to_each_centre():
-    found = phase_p2(trace(), centres())
-    # The constants .5, .25 and 0 lie 8 times their level from 0 (64 points); the line is the third centre.
-    line = dtw_to(resample([[1.0, 0.0]]), centres().series_KL)[0]
-    assert line[2] == pytest.approx(0.0, abs=1e-12)
-    assert found[0] == pytest.approx((line[0] + 8 * (0.5 + 0.25 + 0)) / 4)
-    assert found[1] == pytest.approx((line[1] + 8 * (0 + 0.25 + 0.5)) / 4)
-
-
-def test_a_path_is_in_order_of_step_and_knows_what_it_sees():
-    found = path("a", [trace(20), trace(0, correct=(1, 1, 1, 1)), trace(10)], height=ACCURACY)
-    assert found.steps_N.tolist() == [0, 10, 20]
-    assert found.points_ND[:, 2].tolist() == found.accuracy_N.tolist() == [1.0, 0.25, 0.25]
-    assert found.distinct_N.tolist() == [1.5] * 3
-    assert found.truncated_N.tolist() == [0.25] * 3
-    assert found.sees_labels
-    assert not path("a", [trace()]).sees_labels
-    assert path("a", [trace(0), trace(1, correct=None)]).accuracy_N is None
-
-
-def test_a_path_in_p2_names_the_centres():
-    found = path("a", [trace(0, correct=None)], centres=centres())
-    assert found.points_ND.shape == (1, 3)
-    assert found.axes[2] == "distance to the centre of 0.500 nats"
-
-
-def test_a_repeated_step_is_refused():
-    with pytest.raises(WorkbenchError, match="one for each step"):
-        path("a", [trace(0), trace(0)])
 
 
 # ------------------------------------------------------------------ hulls
@@ -276,6 +203,12 @@ def test_the_hull_of_few_runs_leaves_healthy_points_outside():
             judged = route(rng.standard_normal((400, 3)))
             found.append((Envelope.fit(reference).beyond(judged) == 0).mean())
         assert np.mean(found) == pytest.approx(share, abs=0.03)
+
+
+def test_an_envelope_knows_whether_it_sees_labels():
+    assert not Envelope.fit([cube_run()]).sees_labels
+    labelled = route(cube_run().points_ND, axes=("x", "y", ACCURACY))
+    assert Envelope.fit([labelled]).sees_labels
 
 
 def test_other_axes_are_refused():

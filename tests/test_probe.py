@@ -63,6 +63,18 @@ def test_everything_but_accuracy_works_without_labels():
     assert trace.mean_entropy == small().mean_entropy
 
 
+def test_the_numbers_of_a_trace_by_hand():
+    found = small().numbers()
+    assert list(found) == [
+        *("step", "entropy", "length", "truncated", "vote_share", "distinct", "accuracy")
+    ]
+    assert list(found.values()) == pytest.approx([10, 0.5, 2.0, 0.2, 5 / 6, 1.5, 0.4])
+    assert isinstance(found["step"], int)
+    blind = small(correct=None).numbers()
+    assert "accuracy" not in blind
+    assert blind == {name: value for name, value in found.items() if name != "accuracy"}
+
+
 @pytest.mark.parametrize("correct", [None, [1, 1, 0, 0, 0]])
 def test_plain_data_and_back(correct):
     trace = small(correct=correct)

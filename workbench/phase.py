@@ -111,5 +111,5 @@ def _path(run: str, columns: Mapping[str, Any], points_ND: Array, axes: tuple[st
 def _column(columns: Mapping[str, Any], name: str) -> Array:
     """A column as floats; NaN throughout where there is none, and for what was kept as None."""
     if name not in columns:
-        return np.full(len(columns["step"]), np.nan)
+        return np.full(len(columns.get("step", ())), np.nan)
     return np.array([np.nan if value is None else value for value in columns[name]], np.float64)
