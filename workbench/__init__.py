@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from workbench.surrogates import SURROGATES
     from workbench.tasks import TASKS
     from workbench.variants import WorkbenchError
+    from workbench.watch import Guard, verdict
 
 # Public name -> the module it lives in.
 _HOMES = {
     "ANCHORS": "anchors",
+    "Guard": "watch",
     "OBJECTIVES": "objectives",
     "REWARDS": "rewards",
     "SURROGATES": "surrogates",
@@ -38,6 +40,7 @@ _HOMES = {
     "panel": "panel",
     "pass_at_k": "evaluation",
     "train": "runs",
+    "verdict": "watch",
 }
 
 __all__ = [
@@ -46,6 +49,7 @@ __all__ = [
     "REWARDS",
     "SURROGATES",
     "TASKS",
+    "Guard",
     "Recipe",
     "WorkbenchError",
     "attach",
@@ -54,6 +58,7 @@ __all__ = [
     "panel",
     "pass_at_k",
     "train",
+    "verdict",
 ]
 
 

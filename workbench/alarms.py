@@ -28,6 +28,7 @@ from workbench.variants import WorkbenchError
 Array = NDArray[np.float64]
 
 PATIENCE = 3  # checkpoints in a row outside before a warning (ours)
+MARGIN = 0.5  # deviations of the reference outside that still count as inside, in runs (ours)
 DROP = 0.05  # accuracy under its best that counts as lost (the note's 5 points)
 SMOOTH = 3  # checkpoints averaged before accuracies are compared, against picking noise (ours)
 

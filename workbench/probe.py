@@ -23,6 +23,9 @@ from workbench.variants import WorkbenchError
 Array = NDArray[np.float64]
 
 
+NUMBERS = ("step", "entropy", "length", "truncated", "vote_share", "distinct", "accuracy")
+
+
 @dataclass(frozen=True, eq=False)
 class ProbeTrace:
     """The responses of one checkpoint; row b answers prompt `prompts_B[b]`.
@@ -131,16 +134,12 @@ class ProbeTrace:
         return float(np.mean(counts)) if counts else float("nan")
 
     def numbers(self) -> dict[str, float]:
-        """step, entropy, length, truncated, vote_share, distinct and, with labels, accuracy."""
-        found = {
-            "step": self.step,
-            "entropy": self.mean_entropy,
-            "length": self.mean_length,
-            "truncated": self.truncated,
-            "vote_share": self.vote_share,
-            "distinct": self.distinct_answers,
-        }
-        return found if self.accuracy is None else found | {"accuracy": self.accuracy}
+        """NUMBERS by name; without labels there is no accuracy."""
+        values = (
+            self.step, self.mean_entropy, self.mean_length, self.truncated,
+            self.vote_share, self.distinct_answers, self.accuracy,
+        )  # fmt: skip
+        return {n: v for n, v in zip(NUMBERS, values, strict=True) if v is not None}
 
     def _groups(self) -> list[list[str | None]]:
         """The answers to each prompt that has two responses or more."""

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from workbench.folder import RunFolder, read_checkpoint_recipe
+from workbench.folder import RunFolder, read_checkpoint_recipe, read_probes
+from workbench.probe import NUMBERS, ProbeTrace
 from workbench.recipe import LIVE, Recipe, own_functions
 from workbench.variants import WorkbenchError
 from workbench.worker import Worker
@@ -81,7 +82,7 @@ class Run:
         *,
         functions: Iterable[Callable[..., Any]] = (),
         listeners: Iterable[Listener] = (),
-        parent: Run | None = None,
+        parent: tuple[Run, int | None] | None = None,
     ) -> None:
         self.folder = folder
         self.listeners = list(listeners)
@@ -92,6 +93,7 @@ class Run:
         self._changes: dict[str, Any] = {}  # live fields to change when the run goes on
         self._table: tuple[tuple[int, int], pd.DataFrame] = ((0, -1), pd.DataFrame())
         self._read: dict[str, tuple[int, list[dict[str, Any]]]] = {}  # file -> its size and records
+        self._probes: dict[Path, ProbeTrace] = {}  # by file
 
     # --- what is known ------------------------------------------------------------------------
 
@@ -183,6 +185,29 @@ class Run:
         chosen = saved[-1] if step is None else step
         return pd.read_parquet(self.path / "rollouts" / f"{chosen:06d}.parquet")
 
+    @property
+    def checkpoint_steps(self) -> list[int]:
+        """The steps of the whole checkpoints."""
+        return [int(path.name) for path in self.folder.checkpoints()]
+
+    def probes(self) -> list[ProbeTrace]:
+        """The saved probes, oldest first: what the model wrote each time on the same prompts."""
+        files = self.folder.probe_files()
+        for file in files:
+            if file not in self._probes:
+                self._probes[file] = read_probes(file)[0]
+        return [self._probes[file] for file in files]
+
+    def probe_columns(self) -> dict[str, list[float]]:
+        """The numbers of every probe as columns, from the metrics; see `phase.table`."""
+        metrics = self.metrics
+        known = [name for name in NUMBERS[1:] if f"probe/{name}" in metrics]
+        if not known:
+            return {"step": []}
+        table = metrics[[f"probe/{name}" for name in known]].dropna(how="all")
+        found = {name: table[f"probe/{name}"].tolist() for name in known}
+        return {"step": table.index.tolist()} | found
+
     def figure(self) -> go.Figure:
         """The curves as a plain plotly figure."""
         from workbench.plots import curves_figure
@@ -248,11 +273,20 @@ class Run:
     def fork(
         self,
         *,
+        at: int | None = None,
         folder: str | os.PathLike[str] | None = None,
         listeners: Iterable[Listener] = (),
         **changes: Any,
     ) -> Run:
-        """A new run that goes on from this one's weights, optimiser and seed, with `changes`."""
+        """A new run that goes on from this one's weights, optimiser and seed, with `changes`.
+
+        Args:
+            at: the step of a checkpoint to go on from; by default where the run is now.
+        """
+        if at is not None and at not in self.checkpoint_steps:
+            raise WorkbenchError(
+                f"{self.name} has no checkpoint of step {at}; it has {self.checkpoint_steps}."
+            )
         recipe = self.recipe.replace(**changes)
         fixed = [name for name in self.recipe.diff(recipe) if name in MODEL_FIELDS]
         if fixed:
@@ -265,7 +299,7 @@ class Run:
             recipe,
             functions=self._functions,
             listeners=listeners,
-            parent=self,
+            parent=(self, at),
         )
         child._launch()
         return child
@@ -337,16 +371,16 @@ class Run:
     def _inherit(self) -> None:
         """Copy the parent's weights, optimiser and curves up to now into this folder."""
         assert self._parent is not None
-        parent = self._parent
-        if parent._worker:
+        parent, at = self._parent
+        if parent._worker and at is None:
             parent._worker.checkpoint_now()
-        checkpoints = parent.folder.checkpoints()
-        if not checkpoints:
+        checkpoints = {int(path.name): path for path in parent.folder.checkpoints()}
+        if not checkpoints or at not in (None, *checkpoints):
             raise WorkbenchError(f"{parent.name} has no checkpoint to fork from.")
-        step = int(checkpoints[-1].name)
+        step = max(checkpoints) if at is None else at
         self.folder.copy_history(parent.folder, step)
         self.folder.append_event(step, "fork", f"forked from {parent.name} at step {step}", {})
-        self.folder.adopt_checkpoint(checkpoints[-1], self._recipe)
+        self.folder.adopt_checkpoint(checkpoints[step], self._recipe)
 
 
 def _new_folder(recipe: Recipe, folder: str | os.PathLike[str] | None) -> RunFolder:
