@@ -2,13 +2,22 @@
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from workbench import folder as folder_module
-from workbench.folder import RunFolder, read_checkpoint_recipe, restore
+from workbench.folder import (
+    RunFolder,
+    probe_table,
+    read_checkpoint_recipe,
+    read_probes,
+    restore,
+    write_parquet,
+)
+from workbench.probe import ProbeTrace
 from workbench.trainer import prepare, train_step
 from workbench.variants import WorkbenchError
 
@@ -52,12 +61,14 @@ def test_rewinding_drops_what_will_be_done_again_and_returns_its_updates(kept):
     kept.append_event(2, "update", "beta 0 → 1", {"beta": [0, 1]})
     kept.append_event(4, "update", "two", {"beta": [1, 2], "objective": ["rloo", "grpo"]})
     kept.append_event(4, "error", "oh", {})
-    (kept.path / "rollouts").mkdir()
-    for step in (2, 4):
-        (kept.path / "rollouts" / f"{step:06d}.parquet").touch()
+    for name in ("rollouts", "probes"):
+        (kept.path / name).mkdir()
+        for step in (2, 3, 4):
+            (kept.path / name / f"{step:06d}.parquet").touch()
     assert kept.rewind(3, replaced=["objective"]) == {4: {"beta": 2}}
     assert [record["step"] for record in kept.read_metrics()] == [0, 1, 2, 3]
-    assert [file.stem for file in kept.rollout_files()] == ["000002"]
+    for files in (kept.rollout_files(), kept.probe_files()):
+        assert [file.stem for file in files] == ["000002", "000003"]
     events = kept.read_events()
     assert [event["kind"] for event in events] == ["update", "update", "error"]
     assert events[1]["text"] == "two (objective taken back)"
@@ -73,6 +84,73 @@ def test_history_is_copied_up_to_a_step(kept, tmp_path):
     child.copy_history(kept, 1)
     assert [x["step"] for x in child.read_metrics()] == [0, 1]
     assert [x["step"] for x in child.read_events()] == [0, 1]
+    assert not (child.path / "probes").exists()  # the parent took none
+
+
+def test_probes_are_copied_up_to_a_step(kept, tmp_path):
+    files = [kept.write_probe(probed(step)) for step in (0, 5, 10)]
+    (tmp_path / "child").mkdir()
+    child = RunFolder(tmp_path / "child")
+    child.copy_history(kept, 5)
+    assert [file.name for file in child.probe_files()] == ["000000.parquet", "000005.parquet"]
+    for mine, theirs in zip(child.probe_files(), files, strict=False):
+        assert mine.read_bytes() == theirs.read_bytes()
+    assert kept.probe_files() == files  # the parent keeps its own
+
+
+def probed(step=7, **changes):
+    """Two prompts, two responses each, one of them without an answer."""
+    given = {
+        "prompts": [0, 0, 1, 1],
+        "entropies": [[0.1, 2.5], [1 / 3], [0.0, 0.0, 4.0], [1e-9]],
+        "ended": [True, False, True, True],
+        "answers": ["12", None, "", "nan"],
+        "correct": [1, 0, 0, 1],
+    }
+    return ProbeTrace.of(step, **given | changes)
+
+
+def assert_same_trace(found, wanted):
+    """Equal but for what 32 bits leave of the entropies."""
+    found, wanted = found.to_dict(), wanted.to_dict()
+    series, exact = found.pop("entropies"), wanted.pop("entropies")
+    assert found == wanted
+    assert series == [[float(np.float32(x)) for x in row] for row in exact]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"correct": None}, {"answers": [None] * 4}, {"lengths": [9, 8, 7, 6]}],
+    ids=["all", "no labels", "no answers", "lengths"],
+)
+def test_a_probe_comes_back_as_it_was_written(kept, changes):
+    file = kept.write_probe(probed(**changes))
+    assert (file.parent.name, file.name) == ("probes", "000007.parquet")
+    (found,) = read_probes(file)
+    assert_same_trace(found, probed(**changes))
+
+
+def test_a_probe_is_one_row_a_response(kept):
+    table = pd.read_parquet(kept.write_probe(probed()))
+    assert list(table) == [
+        *("step", "prompts", "entropies", "ended", "answers", "correct", "lengths")
+    ]
+    assert table["step"].tolist() == [7] * 4
+    assert table["lengths"].tolist() == [2, 1, 3, 1]
+    assert table["entropies"][0].dtype == np.float32
+    again = kept.write_probe(probed(ended=[True] * 4))  # the later one stands
+    assert [file.name for file in again.parent.iterdir()] == ["000007.parquet"]
+    assert read_probes(again)[0].ended_B.all()
+
+
+def test_many_probes_fit_in_one_file_in_order_of_step(tmp_path):
+    """Each keeps what it knows: the one without labels takes none from its neighbours."""
+    traces = [probed(6), probed(0, correct=None), probed(3, answers=["1", "1", "2", None])]
+    found = read_probes(write_parquet(probe_table(*traces), tmp_path / "a" / "all.parquet"))
+    assert [trace.step for trace in found] == [0, 3, 6]
+    for trace, wanted in zip(found, (traces[1], traces[2], traces[0]), strict=True):
+        assert_same_trace(trace, wanted)
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["all.parquet"]
 
 
 def test_the_status_tells_this_process_from_a_dead_one(kept):

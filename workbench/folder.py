@@ -76,7 +76,7 @@ class RunFolder:
         return _read_lines(self.events_path)
 
     def rewind(self, step: int, replaced: Iterable[str] = ()) -> dict[int, dict[str, Any]]:
-        """Drop the metrics and rollouts after `step`, which will be computed again.
+        """Drop the metrics, rollouts and probes after `step`, which will be computed again.
 
         Returns the updates after `step` to take up again: step -> new values. Fields in `replaced` are
         left out of them, and struck from the events, since they are being set anew.
@@ -102,9 +102,9 @@ class RunFolder:
         for name in ("metrics", "events"):
             lines = getattr(parent, f"read_{name}")()
             _write_lines(self.path / f"{name}.jsonl", [x for x in lines if x["step"] <= step])
-        (self.path / "probes").mkdir(exist_ok=True)
         for file in parent.probe_files():
             if int(file.stem) <= step:
+                (self.path / "probes").mkdir(exist_ok=True)
                 shutil.copy2(file, self.path / "probes" / file.name)
 
     # --- recipe and status --------------------------------------------------------------------
@@ -228,12 +228,9 @@ def write_parquet(table: pa.Table, target: Path) -> Path:
 
 def probe_table(*traces: ProbeTrace) -> pa.Table:
     """Probes, one row per response."""
+    parts = [trace.to_dict() for trace in traces]
     columns: dict[str, list[Any]] = {
-        name: [
-            value
-            for trace in traces
-            for value in trace.to_dict()[name] or [None] * len(trace.answers)
-        ]
+        name: [x for part in parts for x in part[name] or [None] * len(part["answers"])]
         for name in ("prompts", "entropies", "ended", "answers", "correct", "lengths")
     }
     steps = [trace.step for trace in traces for _ in trace.answers]
