@@ -137,7 +137,7 @@ def _values(path: Path) -> Any:
     """What the file says, on top of the shipped claim that it extends.
 
     Parts replace those of the other claim, but a recipe only its fields; a list of arms chooses among its
-    arms, and comparisons and expectations of arms that are left out are dropped.
+    arms, and its comparisons and expectations of arms that are left out are dropped.
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -150,16 +150,18 @@ def _values(path: Path) -> Any:
     if values["extends"] not in names():
         raise WorkbenchError(unknown("claim to extend", str(values["extends"]), names()))
     parent = _values(data_path("claims", f"{values['extends']}.yaml"))
-    found = parent | {key: value for key, value in values.items() if key != "extends"}
-    found["recipe"] = (parent.get("recipe") or {}) | (values.get("recipe") or {})
-    if isinstance(found["arms"], list):
-        found["arms"] = {arm: lookup(parent["arms"], "arm", arm) for arm in found["arms"]}
-    known = (BASE, *found["arms"])
-    found["compare"] = [pair for pair in found.get("compare") or () if set(pair) <= set(known)]
-    found["expect"] = [
-        item for item in found.get("expect") or () if {item["arm"], item["control"]} <= set(known)
-    ]
-    return found
+    own = {key: value for key, value in values.items() if key != "extends"}
+    own["recipe"] = (parent.get("recipe") or {}) | (values.get("recipe") or {})
+    if isinstance(own.get("arms"), list):
+        own["arms"] = {arm: lookup(parent["arms"], "arm", arm) for arm in own["arms"]}
+    known = {BASE, *(own.get("arms", parent["arms"]) or ())}
+    kept = {
+        "compare": [pair for pair in parent.get("compare") or () if set(pair) <= known],
+        "expect": [
+            item for item in parent.get("expect") or () if {item["arm"], item["control"]} <= known
+        ],
+    }
+    return parent | kept | own  # a wrong name in the file's own lines is told when they are checked
 
 
 def claim_from(name: str, values: Any) -> Claim:
