@@ -25,6 +25,8 @@ CHANGED = Recipe(
     beta=0.05,
     anchor_args={"estimator": "k3"},
     learning_rate=5e-4,
+    probe_every=5,
+    probe_samples=4,
     seed=7,
     name="naïve",
 )
@@ -54,6 +56,9 @@ CHANGED = Recipe(
         ({"truncated": "excluded"}, "Unknown truncated 'excluded'; allowed: as_is, lowest"),
         ({"reward_floor": -0.1}, "reward_floor is -0.1; give at least 0"),
         ({"extra_votes": 0.5}, "extra_votes is 0.5; give a whole number"),
+        ({"probe_every": -1}, "probe_every is -1; give at least 0"),
+        ({"probe_prompts": 0}, "probe_prompts is 0; give at least 1"),
+        ({"probe_samples": 1}, "probe_samples is 1; give at least 2"),
         (
             {"standardise": "group", "group_size": 1, "objective": "reinforce"},
             "group_size is 1, but standardise='group' compares.*give at least 2",
@@ -177,6 +182,13 @@ def test_every_field_has_help_and_live_fields_are_those_a_step_reads():
     assert all(field.metadata["doc"].endswith(".") for field in FIELDS.values())
     assert {"beta", "rewards", "objective", "learning_rate", "steps"} <= set(LIVE)
     assert not {"model", "quantize", "lora_rank", "task", "seed", "group_size"} & set(LIVE)
+
+
+def test_probes_are_off_until_asked_for_and_their_size_is_fixed():
+    """Probes of two sizes would not make one path."""
+    assert (Recipe().probe_every, Recipe().probe_prompts, Recipe().probe_samples) == (0, 32, 8)
+    assert "probe_every" in LIVE
+    assert not {"probe_prompts", "probe_samples"} & set(LIVE)
 
 
 def test_recipes_load_neither_torch_nor_widgets():

@@ -460,3 +460,13 @@ def test_the_kl_shown_is_zero_at_the_base(toy_recipe):
     report = train_step(prepare(toy_recipe), toy_recipe, measure_kl=True)
     assert report.metrics["train/kl"] == pytest.approx(0.0, abs=1e-6)
     assert dataclasses.is_dataclass(report)
+
+
+@pytest.mark.parametrize(("held_out", "first"), [(9, 6), (4, 1), (2, 0)])
+def test_probes_take_the_held_out_prompts_from_the_other_end(toy_recipe, held_out, first):
+    """Two are evaluated, three probed: others wherever there are enough."""
+    recipe = toy_recipe.replace(probe_prompts=3, task_args={"eval_rows": held_out})
+    state = prepare(recipe)
+    rows = list(state.task.dataset("eval"))
+    assert state.eval_rows == rows[:2]
+    assert state.probe_rows == rows[first:]

@@ -1,5 +1,6 @@
 """Measuring with a toy model: a cell is a run, a stopped claim goes on, smoke goes through main()."""
 
+import dataclasses
 import math
 from typing import ClassVar
 
@@ -10,7 +11,10 @@ import yaml
 
 from workbench import cli, runs
 from workbench.claims import load, measure, results
-from workbench.claims.plan import claim_from
+from workbench.claims.plan import Geometry, claim_from
+from workbench.folder import read_probes
+from workbench.phase import table
+from workbench.trainer import NonFiniteError
 from workbench.variants import WorkbenchError
 
 ARMS = {"plain": None, "sharp": {"note": "divides", "objective": "grpo"}}
@@ -57,6 +61,8 @@ def test_every_cell_is_measured_and_written(claim, tmp_path):
             assert sum(metrics[f"{name}>2"] for name in results.SUPPORT) == 3
             assert cell["seconds"] > cell["seconds_per_step"] > 0
             assert set(cell) == {"seed", "metrics", "seconds_per_step", "seconds", "commit"}
+            assert not [name for name in metrics if name.startswith("best/")]
+    assert [file.name for file in tmp_path.iterdir()] == ["toy.json"]  # no traces without probes
     base = found["base"]
     assert len(base["successes"]) == 3
     assert [cell["seed"] for cell in base["cells"]] == [0, 1]
@@ -146,8 +152,6 @@ def test_a_cell_that_another_process_has_measured_is_skipped(claim, tmp_path, mo
 
 
 def test_a_failed_cell_is_told_and_the_others_go_on(claim, tmp_path, monkeypatch):
-    from workbench.trainer import NonFiniteError
-
     real = measure.train_step
 
     def fails(state, recipe, **settings):
@@ -169,6 +173,161 @@ def test_a_curve_is_kept_on_request(values, tmp_path):
     (cell,) = found["arms"]["plain"]["cells"]
     assert [point["step"] for point in cell["curve"]] == [2]
     assert {"pass@1", "pass@4", "entropy"} <= set(cell["curve"][0])
+
+
+# ------------------------------------------------------------------ probes
+
+
+@pytest.fixture
+def probing(values):
+    """Probes at 0, 2, 4 and the end, which is 5; a reward that moves the weights at each step."""
+    probes = {"probe_every": 2, "probe_prompts": 2, "probe_samples": 4, "steps": 5}
+    rewards = {"rewards": {"ent": 1.0, "correct": 0.0}}
+    return claim_from("toy", values | {"recipe": values["recipe"] | probes | rewards})
+
+
+def sized(claim, **fields):
+    return dataclasses.replace(claim, shared=claim.shared | fields)
+
+
+def cell_of(claim, arm="plain", seed=1):
+    return measure.measure_cell(claim, arm, seed, [0, 0, 0])
+
+
+def known(metrics, start=""):
+    """The metrics of an evaluation at the end, or of that at the best probe."""
+    names = ("pass@1", "pass@4", "entropy", "length", "truncated")
+    return {name: metrics[start + name] for name in names}
+
+
+@pytest.fixture
+def judged(monkeypatch):
+    """Step -> accuracy that its probe is given, since a toy model is never right."""
+
+    def judge(accuracies):
+        real = measure.trace
+
+        def judged_trace(*args, step, **settings):
+            found = real(*args, step=step, **settings)
+            correct_B = np.full(len(found.answers), accuracies[step])
+            return dataclasses.replace(found, correct_B=correct_B)
+
+        monkeypatch.setattr(measure, "trace", judged_trace)
+
+    return judge
+
+
+def test_probes_of_a_cell_are_those_of_the_run(probing, tmp_path):
+    cell, traces = cell_of(probing, "sharp")
+    run = runs.train(probing.recipe_of("sharp", 1), folder=tmp_path / "run").wait()
+    found = [read_probes(file)[0].to_dict() for file in run.folder.probe_files()]
+    assert [trace.to_dict() for trace in traces] == found
+    assert cell["probes"]["step"] == [trace["step"] for trace in found] == [0, 2, 4, 5]
+    for name in ("entropy", "length", "truncated", "vote_share", "distinct", "accuracy"):
+        assert cell["probes"][name] == run.metrics[f"probe/{name}"].dropna().tolist(), name
+    assert len({str(trace["entropies"]) for trace in found}) == 4  # each of other weights
+
+
+def test_the_rewards_of_a_cell_s_probes_are_means_of_the_steps_before(probing, monkeypatch):
+    real, totals = measure.train_step, []
+
+    def noted(*args, **settings):
+        report = real(*args, **settings)
+        totals.append(report.metrics["reward/total"])
+        return report
+
+    monkeypatch.setattr(measure, "train_step", noted)
+    cell, _ = cell_of(probing)
+    one, two, three, four, five = totals
+    assert len(set(totals)) == 5
+    assert cell["probes"]["reward"] == pytest.approx(
+        [one, (one + two) / 2, (three + four) / 2, five]
+    )
+
+
+def test_a_cell_s_other_numbers_are_those_without_probes(probing):
+    with_them, _ = cell_of(probing)
+    without, traces = cell_of(sized(probing, probe_every=0))
+    assert traces == [] and "probes" not in without
+    assert without["metrics"].keys() < with_them["metrics"].keys()
+    for name, value in without["metrics"].items():
+        assert with_them["metrics"][name] == pytest.approx(value, abs=0, nan_ok=True), name
+    added = with_them["metrics"].keys() - without["metrics"].keys()
+    assert added == {f"best/{name}" for name in (*known(without["metrics"]), "step")}
+
+
+def test_the_best_weights_are_those_of_the_best_step(probing, judged):
+    """The first of two equally good probes; two steps of training give the same weights and numbers."""
+    judged({0: 0.1, 2: 0.6, 4: 0.2, 5: 0.6})
+    metrics = cell_of(probing)[0]["metrics"]
+    assert metrics["best/step"] == 2
+    short, _ = cell_of(sized(probing, steps=2, probe_every=0))
+    assert known(metrics, "best/") == known(short["metrics"])
+    assert known(metrics, "best/") != known(metrics)
+
+
+def test_a_best_end_is_the_end(probing, judged):
+    judged({0: 0.1, 2: 0.3, 4: 0.2, 5: 0.6})
+    metrics = cell_of(probing)[0]["metrics"]
+    assert metrics["best/step"] == 5
+    assert known(metrics, "best/") == known(metrics)
+
+
+def test_a_run_that_only_loses_is_best_at_the_base(probing, judged, tmp_path):
+    """Evaluated as the base is with this seed, so that their difference is exactly 0."""
+    judged({0: 0.6, 2: 0.6, 4: 0.2, 5: 0.1})
+    found = load(measure.measure(probing, arms=["plain"], out=tmp_path, say=quiet))
+    for cell, base in zip(found["arms"]["plain"]["cells"], found["base"]["cells"], strict=True):
+        assert cell["metrics"]["best/step"] == 0
+        assert known(cell["metrics"], "best/") == known(base["metrics"])
+        assert known(cell["metrics"]) != known(base["metrics"])
+
+
+def test_traces_are_kept_beside_the_claim_s_file(probing, tmp_path):
+    found = load(measure.measure(probing, seeds=[0], out=tmp_path, say=quiet))
+    folder = tmp_path / "traces" / "toy"
+    assert sorted(file.name for file in folder.iterdir()) == ["plain-0.parquet", "sharp-0.parquet"]
+    for arm in ("plain", "sharp"):
+        (cell,) = found["arms"][arm]["cells"]
+        traces = read_probes(measure.trace_file(tmp_path / "toy.json", arm, 0))
+        wanted = results.rounded(table(traces))
+        assert {name: cell["probes"][name] for name in wanted} == wanted
+        assert set(cell["probes"]) - set(wanted) == {"reward"}
+        assert {len(column) for column in cell["probes"].values()} == {4}
+
+
+def test_a_failed_cell_keeps_the_probes_up_to_there(probing, tmp_path, monkeypatch):
+    real = measure.train_step
+
+    def fails_at_four(state, recipe, **settings):
+        if state.step == 3:
+            raise NonFiniteError("Step 4 has loss nan; its batch was saved", None)
+        return real(state, recipe, **settings)
+
+    monkeypatch.setattr(measure, "train_step", fails_at_four)
+    path = measure.measure(probing, arms=["plain"], seeds=[0], out=tmp_path, say=quiet)
+    (cell,) = load(path)["arms"]["plain"]["cells"]
+    assert cell["failed"] == "Step 4 has loss nan"
+    assert not {"probes", "metrics"} & set(cell)
+    assert [trace.step for trace in read_probes(measure.trace_file(path, "plain", 0))] == [0, 2]
+
+
+def test_the_reference_s_own_seeds_are_measured_for_its_arm_only(probing, tmp_path, monkeypatch):
+    done = []
+
+    def noted(claim, arm, seed, base):
+        done.append((arm, seed))
+        return {"seed": seed, "metrics": {"pass@1": 0.0, "pass@4": 0.0}, "seconds": 0.0}, []
+
+    monkeypatch.setattr(measure, "measure_cell", noted)
+    claim = dataclasses.replace(probing, geometry=Geometry("sharp", (7, 8)))
+    found = load(measure.measure(claim, out=tmp_path, say=quiet))
+    both = [(arm, seed) for seed in (0, 1) for arm in ("plain", "sharp")]
+    assert done == [*both, ("sharp", 7), ("sharp", 8)]
+    assert [cell["seed"] for cell in found["base"]["cells"]] == [0, 1]  # compared with nothing
+    done.clear()
+    measure.measure(claim, seeds=[7], out=tmp_path, say=quiet)
+    assert done == [("plain", 7)]  # any seeds, for all arms; one of the two is there
 
 
 def test_support_is_counted_at_every_threshold(claim):

@@ -4,7 +4,7 @@ import pytest
 import torch  # noqa: F401 - without it no picture is drawn
 
 from workbench.objectives import OBJECTIVES
-from workbench.panel.controls import FIXED, Controls
+from workbench.panel.controls import FIXED, REST, Controls
 from workbench.panel.inputs import about, field_docs, parameters_of
 from workbench.recipe import FIELDS, LIVE, TABLES, Recipe
 from workbench.variants import Param, Variant, WorkbenchError
@@ -20,6 +20,16 @@ def test_every_field_of_the_recipe_has_a_control_in_one_section(made):
     controls, _ = made
     names = [name for section in controls.sections.values() for name in section]
     assert sorted(names) == sorted(n for n in FIELDS if not n.endswith("_args"))
+
+
+def test_probes_stand_where_evaluations_do(made):
+    controls, changes = made
+    names = controls.sections[REST]
+    assert {"eval_every", "probe_every", "probe_prompts", "probe_samples"} <= set(names)
+    controls.by_field["probe_every"].widget.value = 5
+    assert changes == [{"probe_every": 5}]
+    controls.by_field["probe_samples"].widget.value = 1
+    assert controls.recipe().probe_samples == 2  # one response always agrees with itself
 
 
 def test_untouched_controls_give_back_the_recipe(made):
