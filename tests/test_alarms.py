@@ -7,18 +7,24 @@ import numpy as np
 import pytest
 
 from workbench.alarms import (
+    ENTROPY,
+    LENGTH,
+    SIGNALS,
     Lead,
     Ranges,
+    area,
     check_disjoint,
     compare,
     drop_step,
     lead,
     leaves_at,
+    reach,
     score_warnings,
     smoothed,
+    sweep,
 )
 from workbench.geometry import Envelope
-from workbench.phase import ACCURACY, Path
+from workbench.phase import ACCURACY, VOTE, Path
 from workbench.variants import WorkbenchError
 
 
@@ -72,6 +78,24 @@ def test_the_trivial_predictor_does_not_look_at_the_vote():
     odd = made("a", [INSIDE] * 4, 15, vote=[0.6, 0.6, 1.0, 0.0])
     assert ranges.beyond(odd).tolist() == [0, 0, 0, 0]
     assert envelope.beyond(odd) == pytest.approx([0, 0, 3, 5])  # deviation 0.1, range 0.5 to 0.7
+
+
+def test_each_signal_can_be_looked_at_by_itself():
+    """Deviations: 0.1 nats, half log 2, and 0.1 of the vote share."""
+    runs = [reference()]
+    odd = made("a", [0.3, 0.7, 0.3, 0.3], [15, 15, 40, 15], vote=[0.6, 0.6, 0.6, 1.0])
+    expected = {ENTROPY: [0, 3, 0, 0], LENGTH: [0, 0, 2, 0], VOTE: [0, 0, 0, 3]}
+    for signal, values in expected.items():
+        assert Ranges.fit(runs, signals=[signal]).beyond(odd) == pytest.approx(values)
+    assert Ranges.fit(runs, signals=SIGNALS).beyond(odd) == pytest.approx([0, 3, 2, 3])
+
+
+def test_a_signal_that_a_path_lacks_is_told():
+    axes = ("mean token entropy (nats)", "log mean length", ACCURACY)
+    with pytest.raises(WorkbenchError, match="'reference' has no majority-vote share"):
+        Ranges.fit([replace(reference(), axes=axes)], signals=[VOTE])
+    with pytest.raises(WorkbenchError, match="Did you mean 'entropy'"):
+        Ranges.fit([reference()], signals=["entropi"])
 
 
 @pytest.mark.parametrize("fence", fences(), ids=["envelope", "trivial"])
@@ -231,3 +255,83 @@ def test_leads_need_labels_and_warnings_do_not():
     assert leaves_at(unlabelled, envelope) == leaves_at(unlabelled, ranges) == 60
     with pytest.raises(WorkbenchError, match="'a' has no accuracy"):
         score_warnings(envelope, [unlabelled])
+
+
+# ------------------------------------------------------------------ without a margin
+
+
+@pytest.mark.parametrize("fence", fences(), ids=["envelope", "trivial"])
+def test_the_reach_is_the_margin_up_to_which_a_run_is_warned_of(fence):
+    """Outside by 1, 3, 2 and 4 deviations from step 20 on: 1 in the first three, 2 in the last three."""
+    run = made("a", [INSIDE] * 2 + [0.5, 0.7, 0.6, 0.8], 15)
+    assert reach(run, fence) == pytest.approx(2)
+    for margin in (1.99, 2.01):
+        assert (leaves_at(run, fence, margin=margin) is not None) == (margin < 2)
+    assert reach(run, fence, before=50) == pytest.approx(1)  # the last probe comes too late
+    assert reach(run, fence, before=40) == 0
+    assert reach(run, fence, patience=1) == pytest.approx(4)
+    assert reach(run, fence, patience=7) == 0
+
+
+@pytest.mark.parametrize("fence", fences(), ids=["envelope", "trivial"])
+def test_the_burn_in_reaches_nowhere(fence):
+    assert reach(made("a", [2.0] + [INSIDE] * 5, 15), fence, patience=1) == 0
+
+
+def test_the_area_is_the_share_of_pairs_in_order():
+    assert area([3.0, 1.0], [2.0, 0.0]) == 0.75
+    assert area([1.0, 1.0], [1.0]) == 0.5
+    assert area([0.0], [1.0, 2.0]) == 0
+    assert math.isnan(area([1.0], [])) and math.isnan(area([], [1.0]))
+
+
+def swept():
+    """Calm runs reach 0 and 1; drops at 70 reach 2 (at 60), 0.5 (at 40), and 3 only from step 80 on."""
+    falls = np.array([0.6] * 7 + [0.1] * 5)
+    return [
+        made("calm", [INSIDE] * 12, 15, accuracy=0.6),
+        made("odd", [INSIDE] * 6 + [0.5] * 6, 16, accuracy=0.6),
+        made("far", [INSIDE] * 4 + [0.6] * 8, 17, accuracy=falls),
+        made("near", [INSIDE] * 2 + [0.45] * 10, 18, accuracy=falls),
+        made("late", [INSIDE] * 6 + [0.7] * 6, 19, accuracy=falls),
+    ]
+
+
+@pytest.mark.parametrize("fence", fences(), ids=["envelope", "trivial"])
+def test_a_sweep_trades_false_alarms_for_drops_foretold(fence):
+    found = sweep(fence, swept(), smooth=1)
+    assert (found.drops, found.calm) == (3, 2)
+    margins = [one.margin for one in found.trades]
+    assert margins == pytest.approx([1, 0])
+    # At margin 1 only "far" is warned of, at 60; at margin 0 "near" too, at 40: leads 10, 30 and none.
+    assert [(t.false_alarms, t.detected, t.lead) for t in found.trades] == [(0, 1, 0), (1, 2, 10)]
+    # Reaches 2, 0.5 and 0 against 0 and 1: 2 + 1 + 0.5 of 6 pairs.
+    assert found.area == pytest.approx(3.5 / 6)
+    assert found.at(0.05) == found.trades[0] == found.at(0.49)
+    assert found.at(0.5) == found.trades[1]
+
+
+def test_a_sweep_agrees_with_the_warnings_at_its_margins():
+    rng = np.random.default_rng(3)
+    runs = []
+    for i in range(12):
+        walk = np.abs(0.3 + 0.03 * rng.standard_normal(40).cumsum())
+        runs.append(made(f"walk {i}", walk, 15 + i, accuracy=np.where(walk < 0.45, 0.6, 0.2)))
+    for fence in fences():
+        found = sweep(fence, runs)
+        assert len(found.trades) > 2
+        for trade in found.trades:
+            score = score_warnings(fence, runs, margin=trade.margin)
+            assert trade.false_alarms == score.false_alarms
+            assert trade.detected == score.drops - score.missed
+
+
+def test_a_sweep_without_a_drop_has_no_area():
+    found = sweep(fences()[1], swept()[:2], smooth=1)
+    assert math.isnan(found.area) and math.isnan(found.trades[0].lead)
+    assert found.at(0.05).detected == 0
+
+
+def test_a_sweep_is_for_runs_held_out_as_well():
+    with pytest.raises(WorkbenchError, match="judge it on others"):
+        sweep(fences()[0], [reference()])

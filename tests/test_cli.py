@@ -191,5 +191,41 @@ def test_pretrain_puts_each_model_in_a_folder_of_its_name(tmp_path, monkeypatch,
     assert "tiny-weak: made" in capsys.readouterr().out
 
 
+def test_claims_are_measured_and_judged_one_after_the_other(tmp_path, monkeypatch, capsys):
+    from workbench.claims import judging, measure, results
+
+    calls = []
+    monkeypatch.setattr(judging, "judge", lambda claim, path: calls.append(("judge", claim.name)))
+
+    def measured(claim, **settings):
+        calls.append(("measure", claim.name, settings["arms"], settings["seeds"]))
+        assert claim.shared["model"] == "tiny-weak"
+        path = tmp_path / f"{claim.name}.json"
+        found = {
+            "name": claim.name, "title": claim.title, "evaluation": claim.evaluation, "arms": {},
+            "base": {"cells": []},
+        }  # fmt: skip
+        results.summarise(found)
+        results.write(path, found)
+        return path
+
+    monkeypatch.setattr(measure, "measure", measured)
+    names = ["claims", "intrinsic", "intrinsic_countdown", "--base", "tiny-weak"]
+    assert cli.main([*names, "--arms", "ent,random", "--seeds", "0-1"]) == 0
+    assert calls == [
+        ("measure", "intrinsic", ["ent", "random"], (0, 1)),
+        ("judge", "intrinsic"),
+        ("measure", "intrinsic_countdown", ["ent", "random"], (0, 1)),
+        ("judge", "intrinsic_countdown"),
+    ]
+    printed = capsys.readouterr().out
+    assert f"Written to {tmp_path / 'intrinsic.json'}" in printed
+    assert f"Written to {tmp_path / 'intrinsic_countdown.json'}" in printed
+    calls.clear()
+    assert cli.main([*names, "--arms", "cre"]) == 2  # countdown has no such arm
+    assert calls == []
+    assert "'cre'" in capsys.readouterr().err
+
+
 def test_the_command_is_installed():
     assert shutil.which("workbench", path=str(Path(sys.executable).parent))

@@ -5,8 +5,8 @@ length out of the reference's range. `compare` fits both on reference runs and j
 refuses an overlap. Without a lead over the trivial predictor the geometry claims nothing.
 
 In P1 the envelope's shadow on entropy and length lies within the trivial predictor's box, so at equal
-patience and margin 0 the envelope warns first or at the same step by construction, and pays with false
-alarms: read leads only beside these.
+patience and margin the envelope warns first or at the same step by construction, and pays with false
+alarms: read leads only beside these. `sweep` compares fences at equal false alarms instead.
 
 Source: method note on "manifold envelopment" (arXiv 2603.16578), section 5.1, its test for circularity. The
 paper's text was not accessible: all of this is a reconstruction, patience and smoothing our own.
@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from workbench.geometry import BURN, Envelope, burn_step
-from workbench.phase import Path
-from workbench.variants import WorkbenchError
+from workbench.phase import VOTE, Path
+from workbench.variants import WorkbenchError, unknown
 
 Array = NDArray[np.float64]
 
@@ -31,6 +31,9 @@ PATIENCE = 3  # checkpoints in a row outside before a warning (ours)
 MARGIN = 0.5  # deviations of the reference outside that still count as inside, in runs (ours)
 DROP = 0.05  # accuracy under its best that counts as lost (the note's 5 points)
 SMOOTH = 3  # checkpoints averaged before accuracies are compared, against picking noise (ours)
+ENTROPY, LENGTH = "entropy", "length"
+TRIVIAL = (ENTROPY, LENGTH)
+SIGNALS = (ENTROPY, LENGTH, VOTE)  # what Ranges can look at, all without labels
 
 
 class Fence(Protocol):
@@ -54,34 +57,51 @@ class Fence(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Ranges:
-    """The trivial predictor: mean entropy and log mean length between their least and greatest."""
+    """Signals of a run, each between its least and greatest; entropy and length: the trivial predictor."""
 
     runs: tuple[Path, ...]
-    low: Array  # (2) entropy in nats, log of tokens
+    low: Array  # (S) in the units of the signals: see `_signal`
     high: Array
     std: Array
     burn_step: int
+    signals: tuple[str, ...] = TRIVIAL
     sees_labels: bool = False
 
     @classmethod
-    def fit(cls, paths: Sequence[Path], burn: float = BURN) -> Ranges:
-        """The ranges of the reference runs after burn-in."""
+    def fit(
+        cls, paths: Sequence[Path], burn: float = BURN, signals: Sequence[str] = TRIVIAL
+    ) -> Ranges:
+        """The ranges of some of SIGNALS in the reference runs after burn-in."""
         first = burn_step(paths, burn)
-        values = np.concatenate([_plain(one)[one.steps_N >= first] for one in paths])
+        values = np.concatenate([_signals(one, signals)[one.steps_N >= first] for one in paths])
         std = values.std(0)
-        return cls(
-            tuple(paths), values.min(0), values.max(0), np.where(std > 1e-12, std, 1.0), first
-        )
+        std = np.where(std > 1e-12, std, 1.0)
+        return cls(tuple(paths), values.min(0), values.max(0), std, first, tuple(signals))
 
     def beyond(self, one: Path) -> Array:
-        """The larger of the two distances (N) out of range, in standard deviations; 0 within."""
-        values = _plain(one)
+        """The largest of the distances (N) out of range, in standard deviations; 0 within."""
+        values = _signals(one, self.signals)
         out = np.maximum(values - self.high, self.low - values) / self.std
         return np.where(out > 1e-9, out, 0.0).max(1)
 
 
-def _plain(one: Path) -> Array:
-    return np.stack([one.entropy_N, np.log(one.length_N)], 1)
+def _signals(one: Path, names: Sequence[str]) -> Array:
+    return np.stack([_signal(one, name) for name in names], 1)
+
+
+def _signal(one: Path, name: str) -> Array:
+    """Mean entropy in nats, the log of the mean length in tokens, or the vote share: an axis of P1."""
+    if name == ENTROPY:
+        return one.entropy_N
+    if name == LENGTH:
+        return np.log(one.length_N)
+    if name != VOTE:
+        raise WorkbenchError(unknown("signal", name, SIGNALS))
+    if VOTE not in one.axes:
+        raise WorkbenchError(
+            f"Run {one.run!r} has no {VOTE} among its axes; make its path with it."
+        )
+    return one.points_ND[:, one.axes.index(VOTE)]
 
 
 def leaves_at(
@@ -256,3 +276,109 @@ def compare(
         )
         for name, fence in fences.items()
     }
+
+
+# ------------------------------------------------------------------ fences compared without a margin
+
+
+@dataclass(frozen=True)
+class Trade:
+    """What a fence gives at one margin: so many false alarms for so many drops foretold."""
+
+    margin: float
+    false_alarms: int
+    detected: int
+    lead: (
+        float  # steps, median over all runs that drop; a run without a warning in time counts as 0
+    )
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A fence at every margin that changes its false alarms, fewest first.
+
+    `area` is that under the ROC: the chance that of two runs, one that drops and one that does not, the
+    first reaches further (see `reach`), a tie counting half. NaN where there are not both kinds.
+    """
+
+    trades: tuple[Trade, ...]
+    drops: int
+    calm: int
+    area: float
+    sees_labels: bool
+
+    def at(self, share: float) -> Trade:
+        """The trade with the most false alarms that are no more than `share` of the calm runs."""
+        return [one for one in self.trades if one.false_alarms <= share * self.calm + 1e-9][-1]
+
+
+def reach(one: Path, fence: Fence, *, patience: int = PATIENCE, before: int | None = None) -> float:
+    """The largest margin below which a run is warned of, in deviations; 0 if at none.
+
+    With `before`, warnings at that step or later are too late and don't count.
+    """
+    return _reach(fence.beyond(one), one, fence.burn_step, patience, before)
+
+
+def _reach(beyond_N: Array, one: Path, first: int, patience: int, before: int | None) -> float:
+    beyond_N = np.where(one.steps_N >= first, beyond_N, 0.0)
+    if before is not None:
+        beyond_N = beyond_N[one.steps_N < before]
+    if len(beyond_N) < patience:
+        return 0.0
+    rows = np.lib.stride_tricks.sliding_window_view(beyond_N, patience)
+    return float(rows.min(1).max())
+
+
+def sweep(
+    fence: Fence,
+    judged: Sequence[Path],
+    *,
+    patience: int = PATIENCE,
+    drop: float = DROP,
+    smooth: int = SMOOTH,
+) -> Sweep:
+    """Lead and detection against false alarms, margin by margin: margins of two fences don't compare.
+
+    A run that drops is watched up to its drop, one that does not to its end. The margins are picked with
+    the judged runs in view, for every fence alike: a comparison, not a forecast of what a margin fixed
+    beforehand would have given.
+    """
+    found = score_warnings(fence, judged, patience=patience, drop=drop, smooth=smooth)
+    drops = [each.drop for each in found.leads]
+    beyond = [fence.beyond(one) for one in judged]
+    reaches = np.array([
+        _reach(far_N, one, fence.burn_step, patience, end)
+        for far_N, one, end in zip(beyond, judged, drops, strict=True)
+    ])  # fmt: skip
+    falls = np.array([end is not None for end in drops], dtype=bool)
+    trades = []
+    for margin in sorted({0.0, *reaches[~falls].tolist()}, reverse=True):
+        leads = [
+            _lead_in_time(left_index(far_N, one.steps_N, fence.burn_step, patience, margin),
+                          one, patience, end)
+            for far_N, one, end in zip(beyond, judged, drops, strict=True) if end is not None
+        ]  # fmt: skip
+        trades.append(
+            Trade(
+                margin,
+                int((reaches[~falls] > margin).sum()),
+                int((reaches[falls] > margin).sum()),
+                float(np.median(leads)) if leads else float("nan"),
+            )
+        )
+    return Sweep(
+        tuple(trades), int(falls.sum()), int((~falls).sum()), area(reaches[falls], reaches[~falls]),
+        fence.sees_labels,
+    )  # fmt: skip
+
+
+def _lead_in_time(at: int | None, one: Path, patience: int, end: int) -> int:
+    return 0 if at is None else max(0, end - int(one.steps_N[at + patience - 1]))
+
+
+def area(above: ArrayLike, below: ArrayLike) -> float:
+    """The share of pairs in which the first of the two is larger, ties as half; NaN without pairs."""
+    above, below = np.asarray(above, float)[:, None], np.asarray(below, float)[None]
+    wins = (above > below) + 0.5 * (above == below)
+    return float(wins.mean()) if wins.size else float("nan")

@@ -13,12 +13,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.variants import WorkbenchError
 
 if TYPE_CHECKING:
+    from workbench.claims import Claim
     from workbench.recipe import Recipe
 
 
@@ -82,10 +84,13 @@ def build_parser() -> argparse.ArgumentParser:
     command.set_defaults(command=report)
 
     command = commands.add_parser(
-        "claims", help="measure arms x seeds of a claim, and print its table"
+        "claims", help="measure arms x seeds of claims, and print their tables"
     )
     command.add_argument(
-        "name", metavar="NAME", help="objectives, anchors, or a YAML file of your own"
+        "names",
+        nargs="+",
+        metavar="NAME",
+        help="such as objectives, anchors, intrinsic, or YAML files of your own",
     )
     command.add_argument("--arms", help="some of the arms, joined by commas (default: all)")
     command.add_argument("--seeds", help="such as 0,1,2 or 5-9 (default: the claim's)")
@@ -247,29 +252,48 @@ def report(args: argparse.Namespace) -> None:
 
 
 def claims(args: argparse.Namespace) -> None:
-    """Measure the missing cells of a claim and print the table of all that is in its file."""
-    from workbench.claims import load, table, verdicts
-    from workbench.claims.measure import measure
+    """Measure the missing cells of each claim, one after the other, and print what is in its file."""
     from workbench.claims.plan import parse_seeds, read_claim
 
-    claim = read_claim(args.name)
+    seeds = parse_seeds(args.seeds) if args.seeds is not None else ()
+    arms = [arm.strip() for arm in args.arms.split(",")] if args.arms is not None else []
+    found = [read_claim(name) for name in args.names]
+    if args.base is not None:
+        found = [replace(claim, shared=claim.shared | {"model": args.base}) for claim in found]
+    if args.smoke:
+        found = [claim.smoke() for claim in found]
+    for claim in found:  # a wrong name is told before any work
+        for arm in arms:
+            claim.recipe_of(arm)
+    for number, claim in enumerate(found):
+        if number:
+            print()
+        measure_claim(claim, arms, seeds, args)
+
+
+def measure_claim(
+    claim: Claim, arms: Sequence[str], seeds: Sequence[int], args: argparse.Namespace
+) -> None:
+    """Measure and judge one claim, and print its tables."""
+    from workbench.claims import geometry_table, load, table, verdicts
+    from workbench.claims.judging import judge
+    from workbench.claims.measure import measure
+
     print("\n".join([claim.title, *claim.questions]))
     try:
         path = measure(
-            claim,
-            arms=[arm.strip() for arm in args.arms.split(",")] if args.arms is not None else (),
-            seeds=parse_seeds(args.seeds) if args.seeds is not None else (),
-            base=args.base,
-            out=args.out,
-            smoke=args.smoke,
-            fresh=args.fresh,
+            claim, arms=arms, seeds=seeds, out=args.out, smoke=args.smoke, fresh=args.fresh
         )
+        judge(claim, path)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
             "Stopped; the same command goes on with the missing cells."
         ) from None
     print(f"\n{table(path)}")
-    expected = verdicts(load(path), claim.expect)
+    result = load(path)
+    if "geometry" in result:
+        print(f"\n{geometry_table(result)}")
+    expected = verdicts(result, claim.expect)
     if len(expected):
         print(f"\nExpected and measured\n\n{expected.to_string(index=False)}")
     print(f"\nWritten to {path}")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from workbench.claims import book, results
-from workbench.claims.book import Book
+from workbench.claims.book import Book, Near
 from workbench.claims.plan import claim_from
 from workbench.variants import WorkbenchError
 
@@ -129,3 +129,56 @@ def test_the_header_says_what_it_was_measured_with(tmp_path):
     found = results.read(kept.path)
     assert set(found["versions"]) == {"workbench", "python", "torch", "transformers"}
     assert (found["commit"], found["name"], found["threads"]) == ("abc", "toy", 1)
+
+
+def probed(path):
+    """A file with two cells that have probes, and what was read of it."""
+    kept, claim = begin(path)
+    for seed in (0, 1):
+        kept.add_cell(claim.recipe_of("a"), "a", cell(seed) | {"probes": {"step": [0, 3]}})
+    return kept, claim, results.read(path)
+
+
+NEAR = {("a", 0): Near("mark", [[1.0, 2.0], [3.0, 4.0]])}
+
+
+def test_what_was_judged_is_written_beside_the_cells(tmp_path):
+    kept, claim, seen = probed(tmp_path / "toy.json")
+    later = Book(kept.path, claim, "def")
+    assert later.set_geometry(seen, NEAR, {"runs": 1})
+    found = results.read(kept.path)
+    assert found["geometry"] == {"runs": 1}
+    first, second = found["arms"]["a"]["cells"]
+    assert first["probes"] == {"step": [0, 3], "near": [[1.0, 2.0], [3.0, 4.0]]}
+    assert first["centres"] == "mark"
+    assert second == seen["arms"]["a"]["cells"][1]
+    assert found["commit"] == "abc"  # what measured the cells, not what judged them
+    assert later.set_geometry(found, NEAR, {"runs": 2})
+    assert results.read(kept.path)["geometry"] == {"runs": 2}
+
+
+def test_what_was_judged_of_other_cells_is_not_written(tmp_path):
+    kept, claim, seen = probed(tmp_path / "toy.json")
+    kept.add_cell(claim.recipe_of("b"), "b", cell(0))
+    assert not kept.set_geometry(seen, NEAR, {"runs": 1})
+    found = results.read(kept.path)
+    assert "geometry" not in found
+    assert found["arms"]["a"]["cells"][0]["centres"] == "mark"  # true whatever else there is
+
+    again = cell(0) | {"probes": {"step": [0, 6]}}
+    kept.add_cell(claim.recipe_of("a"), "a", again)
+    assert not kept.set_geometry(seen, NEAR, {"runs": 1})
+    assert "near" not in results.read(kept.path)["arms"]["a"]["cells"][0]["probes"]
+
+
+def test_a_cell_or_another_base_drops_what_was_judged(tmp_path):
+    kept, claim, _ = probed(tmp_path / "toy.json")
+    for change in (
+        lambda: kept.add_cell(claim.recipe_of("b"), "b", cell(0)),
+        lambda: kept.set_base({"pass@1": 0.4}, np.array([0, 1])),
+    ):
+        assert kept.set_geometry(results.read(kept.path), {}, {"runs": 1})
+        kept.add_base_cell(9, {"pass@1": 0.4})  # the base's noise is not judged
+        assert "geometry" in results.read(kept.path)
+        change()
+        assert "geometry" not in results.read(kept.path)

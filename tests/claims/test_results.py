@@ -94,6 +94,20 @@ def test_the_table_shows_base_arms_seeds_failures_and_differences(result):
     assert "pass@1" not in only and "0.200" in only
 
 
+def test_the_best_probe_has_columns_where_it_was_measured(result):
+    """Seeds 0 to 2 of a: steps 10, 20, 60 in the mean 30."""
+    assert "best/" not in table(result)
+    for one, step in zip(result["arms"]["a"]["cells"], (10, 20, 60), strict=True):
+        one["metrics"] |= {"best/pass@1": 0.8, "best/step": step}
+    summarise(result)
+    first, *_ = table(result).split("\n\n")[1:]
+    head, base, arm, _ = (line.split() for line in first.splitlines())
+    assert head == ["arm", "n", "pass@1", "best/pass@1", "best/step"]
+    assert base[-2:] == ["-", "-"]
+    assert arm[-3:] == ["30.0", "[-35.7,", "95.7]"]
+    assert "best/" not in table(result, ["pass@1"])
+
+
 def test_rounding_keeps_five_digits_and_json_stays_json():
     value = {"a": [1.23456789, float("nan")], "b": 7, "c": -0.000123456789, "d": True}
     assert results.rounded(value) == {"a": [1.2346, None], "b": 7, "c": -0.00012346, "d": True}

@@ -7,7 +7,8 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,17 @@ try:
     import fcntl
 except ImportError:  # Windows: there, let one process at a time write into a folder
     fcntl = None  # type: ignore[assignment]
+
+
+CONTENTS = ("base", "arms", "threads", "geometry")  # of the file; the rest is its header
+
+
+@dataclass(frozen=True)
+class Near:
+    """A cell's distances (N, K) to the entropy centres that `centres` is the fingerprint of."""
+
+    centres: str
+    rows_NK: list[list[float]]
 
 
 class Book:
@@ -90,6 +102,7 @@ class Book:
                 "cells": [],
             }
             result["arms"] = {}
+            result.pop("geometry", None)
 
         self._amend(change)
 
@@ -98,7 +111,7 @@ class Book:
         self._amend(lambda result: _put(result["base"], {"seed": seed, "metrics": metrics}))
 
     def add_cell(self, recipe: Recipe, arm: str, cell: dict[str, Any]) -> None:
-        """Write one cell; an arm's cells of another recipe are dropped."""
+        """Write one cell; an arm's cells of another recipe are dropped, and what was judged without it."""
         self._added.add((arm, cell["seed"]))
         threads = cell.pop("threads", 1)
 
@@ -116,20 +129,47 @@ class Book:
             kept["note"] = fresh_arm["note"]
             _put(kept, cell | {"commit": self.commit})
             result["threads"] = threads
+            result.pop("geometry", None)
 
         self._amend(change)
 
-    def _amend(self, change: Callable[[results.Result], None]) -> None:
+    def set_geometry(
+        self, seen: results.Result, near: Mapping[tuple[str, int], Near], geometry: results.Result
+    ) -> bool:
+        """Write what was judged of the result `seen`, and its cells' distances to the centres.
+
+        False, and nothing but the distances written, where another process has changed cells meanwhile.
+        """
+        before = _plain_cells(seen)
+
+        def change(result: results.Result) -> None:
+            now = _plain_cells(result)
+            for arm, holder in result["arms"].items():
+                for cell in holder["cells"]:
+                    key = (arm, cell["seed"])
+                    if key in near and now[key] == before.get(key):
+                        cell["probes"]["near"] = near[key].rows_NK
+                        cell["centres"] = near[key].centres
+            if now == before:
+                result["geometry"] = geometry
+
+        return "geometry" in self._amend(change, measured=False)
+
+    def _amend(
+        self, change: Callable[[results.Result], None], measured: bool = True
+    ) -> results.Result:
+        """Read, change and write under the lock; with `measured` the header tells of this process."""
         with _lock(self.path.parent):
             old = results.read(self.path) or {}
-            result = {key: old[key] for key in ("base", "arms", "threads") if key in old}
+            result = {key: old[key] for key in CONTENTS if key in old}
             change(result)
             arms = result["arms"]
             order = [arm for arm in self.claim.arms if arm in arms]
             result["arms"] = {arm: arms[arm] for arm in dict.fromkeys((*order, *arms))}
-            result = self._header() | result
+            result = (self._header() if measured else _without(old, CONTENTS)) | result
             results.summarise(result)
             results.write(self.path, result)
+        return result
 
     def _header(self) -> results.Result:
         return {
@@ -148,6 +188,20 @@ class Book:
             "evaluation": self.claim.evaluation,
             "compare": [list(pair) for pair in self.claim.compare],
         }
+
+
+def _without(values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key not in names}
+
+
+def _plain_cells(result: results.Result) -> dict[tuple[str, int], dict[str, Any]]:
+    """The cells by arm and seed, without what judging adds to them."""
+    return {
+        (arm, cell["seed"]): _without(cell, ("centres", "probes"))
+        | {"probes": _without(cell.get("probes", {}), ("near",)), "link": holder["link"]}
+        for arm, holder in result["arms"].items()
+        for cell in holder["cells"]
+    }
 
 
 def _put(holder: dict[str, Any], cell: dict[str, Any]) -> None:

@@ -38,7 +38,7 @@ def claims_figure(
         )  # fmt: skip
         _base_band(figure, result["base"]["summary"].get(metric), row=1, col=column)
     figure.update_yaxes(autorange="reversed")
-    figure.update_layout(**_look(theme), height=140 + 26 * len(arms))
+    figure.update_layout(**look(theme), height=140 + 26 * len(arms))
     return figure
 
 
@@ -80,7 +80,7 @@ def alpha_figure(
             )  # fmt: skip
         _base_band(figure, result["base"]["summary"].get(metric), across=True, row=1, col=column)
     figure.update_xaxes(title_text="alpha")
-    figure.update_layout(**_look(theme), height=380)
+    figure.update_layout(**look(theme), height=380)
     return figure
 
 
@@ -118,7 +118,8 @@ def _base_band(
         )
 
 
-def _look(theme: str) -> dict[str, Any]:
+def look(theme: str) -> dict[str, Any]:
+    """The layout that all figures of claims share; theme is "light" or "dark"."""
     return {
         "template": "plotly_dark" if theme == "dark" else "plotly_white",
         "margin": {"l": 44, "r": 12, "t": 40, "b": 34},

@@ -23,6 +23,7 @@ from workbench.variants import WorkbenchError, unknown
 
 BASE = "base"  # the arm that is not trained: the base, sampled anew with each seed's noise
 SUPPORT = ("preserved", "expanded", "shrunk", "out")
+BEST = ["pass@1", "best/pass@1", "best/step"]  # the end beside the probe with the highest accuracy
 RATIOS = ("srr", "ndr", "sds", "nscr")
 Result = dict[str, Any]
 
@@ -199,6 +200,8 @@ def table(
         for threshold in result["evaluation"].get("thresholds", [0])
     ]
     blocks = [metrics] if metrics else [passes, ["entropy", "kl", "length"], *supports]
+    if not metrics and any(BEST[1] in arm["summary"] for arm in result["arms"].values()):
+        blocks.insert(0, BEST)
     parts = [f"{result['title']}\n{_conditions(result)}"]
     parts += [_block(_arm_lines(result, block), block, "arm") for block in blocks]
     parts += [f"{arm} seed {seed}: {text}" for arm, seed, text in _failures(result)]
@@ -234,16 +237,22 @@ def _block(
     rows += [
         [name, str(n), *(_number(m, found.get(m)) for m in metrics)] for name, n, found in lines
     ]
+    return aligned(rows)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of texts as lines with straight columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    aligned = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
-    return "\n".join("  ".join(row).rstrip() for row in aligned)
+    padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
+    return "\n".join("  ".join(row).rstrip() for row in padded)
 
 
 def _number(metric: str, found: Mapping[str, float | None] | None) -> str:
     """0.512 [0.498, 0.526]; counts and lengths with one decimal."""
     if found is None or found["mean"] is None:
         return "-"
-    digits = 1 if metric.split(">")[0] in (*SUPPORT, "length") else 3
+    counted = metric.split("/")[-1].split(">")[0] in (*SUPPORT, "length", "step")
+    digits = 1 if counted else 3
     mean, low, high = (
         "" if value is None else f"{round(value, digits) + 0.0:.{digits}f}"  # + 0.0: no -0.000
         for value in (found["mean"], found["low"], found["high"])
