@@ -93,7 +93,7 @@ class Run:
         self._changes: dict[str, Any] = {}  # live fields to change when the run goes on
         self._table: tuple[tuple[int, int], pd.DataFrame] = ((0, -1), pd.DataFrame())
         self._read: dict[str, tuple[int, list[dict[str, Any]]]] = {}  # file -> its size and records
-        self._probes: dict[Path, ProbeTrace] = {}  # by file
+        self._probes: dict[Path, tuple[int, ProbeTrace]] = {}  # file -> when it was written
 
     # --- what is known ------------------------------------------------------------------------
 
@@ -192,11 +192,11 @@ class Run:
 
     def probes(self) -> list[ProbeTrace]:
         """The saved probes, oldest first: what the model wrote each time on the same prompts."""
-        files = self.folder.probe_files()
-        for file in files:
-            if file not in self._probes:
-                self._probes[file] = read_probes(file)[0]
-        return [self._probes[file] for file in files]
+        found = {file: file.stat().st_mtime_ns for file in self.folder.probe_files()}
+        for file, written in found.items():
+            if self._probes.get(file, (0, None))[0] != written:
+                self._probes[file] = (written, read_probes(file)[0])
+        return [self._probes[file][1] for file in found]
 
     def probe_columns(self) -> dict[str, list[float]]:
         """The numbers of every probe as columns, from the metrics; see `phase.table`."""

@@ -283,6 +283,11 @@ def test_a_run_that_only_loses_is_best_at_the_base(probing, judged, tmp_path):
         assert known(cell["metrics"]) != known(base["metrics"])
 
 
+def test_probes_of_prompts_that_are_evaluated_too_are_refused(probing):
+    with pytest.raises(WorkbenchError, match="lower evaluation.prompts or probe_prompts"):
+        cell_of(dataclasses.replace(probing, shared=probing.shared | {"probe_prompts": 10_000}))
+
+
 def test_traces_are_kept_beside_the_claim_s_file(probing, tmp_path):
     found = load(measure.measure(probing, seeds=[0], out=tmp_path, say=quiet))
     folder = tmp_path / "traces" / "toy"

@@ -81,6 +81,15 @@ def test_failed_cells_count_in_no_mean(result):
     assert result["arms"]["b"]["summary"]["pass@1"]["mean"] == pytest.approx(0.65)
 
 
+def test_the_best_point_of_the_base_is_the_base(result):
+    for value, made in zip((0.8, 0.9, 1.0), result["arms"]["a"]["cells"], strict=True):
+        made["metrics"] |= {"best/pass@1": value, "best/step": 3}
+    found = difference(result, "a", "base")["metrics"]
+    assert found["best/pass@1"]["each"] == pytest.approx([0.8 - 0.2, 0.9 - 0.4])
+    assert found["pass@1"]["each"] == pytest.approx([0.3, 0.3])
+    assert "best/step" not in found
+
+
 def test_the_table_shows_base_arms_seeds_failures_and_differences(result):
     lines = table(result).splitlines()
     (base,) = (line for line in lines if line.startswith("base") and "0.300" in line)

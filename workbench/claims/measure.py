@@ -158,6 +158,11 @@ def measure_cell(
         cell["threads"] = torch.get_num_threads()
         probes = Probes(state, recipe)
         probes.take()
+        if probes.traces and any(row in state.eval_rows for row in state.probe_rows):
+            raise WorkbenchError(
+                f"Claim {claim.name} probes prompts that it evaluates too, which would flatter the best "
+                "point; lower evaluation.prompts or probe_prompts."
+            )
         try:
             for step in range(1, recipe.steps + 1):
                 history.append(train_step(state, recipe, measure_kl=step == recipe.steps).metrics)

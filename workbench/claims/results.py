@@ -147,8 +147,17 @@ def summary(cells: Mapping[int, Mapping[str, Any]]) -> dict[str, dict[str, float
 
 
 def difference(result: Result, arm: str, control: str) -> dict[str, Any] | None:
-    """Arm less control at each seed that both have: metric -> mean, interval, and each seed's value."""
+    """Arm less control at each seed that both have: metric -> mean, interval, and each seed's value.
+
+    The best point of the base, which takes no step, is the base.
+    """
     ours, theirs = cells_of(result, arm), cells_of(result, control)
+    if control == BASE:
+        best = {name for metrics in ours.values() for name in metrics if name.startswith("best/")}
+        theirs = {
+            seed: {name: metrics.get(name.removeprefix("best/")) for name in best} | metrics
+            for seed, metrics in theirs.items()
+        }
     seeds = sorted(set(ours) & set(theirs))
     if not seeds:
         return None
