@@ -169,8 +169,9 @@ def marks(events: pd.DataFrame) -> TraceData:
     if events.empty:
         return NOTHING
     texts: dict[int, list[str]] = {}
-    for step, text in zip(events["step"], events["text"], strict=True):
-        texts.setdefault(int(step), []).append(html.escape(str(text)))
+    for step, kind, text in zip(events["step"], events["kind"], events["text"], strict=True):
+        said = f"warning: {text}" if kind == "warning" else str(text)
+        texts.setdefault(int(step), []).append(html.escape(said))
     steps = sorted(texts)
     x = np.repeat(np.array(steps, np.float32), 3)
     # From below the axis, where the marker is cut off, to just under the top; NaN lifts the pen.
@@ -191,8 +192,7 @@ def trace_data(name: str, metrics: pd.DataFrame, events: pd.DataFrame) -> dict[s
     data = {
         f"pass@{k}": line(metrics, f"eval/pass@{k}", f"@{k}") if k in shown else NOTHING for k in KS
     }
-    banded = (1, last_k)
-    data |= {f"band@{k}": band(metrics, k) if k in banded else NOTHING for k in KS}
+    data |= {f"band@{k}": band(metrics, k) if k in (1, last_k) else NOTHING for k in KS}
     data["k/base"] = against_k(metrics, 0)
     data["k/now"] = against_k(metrics, -1)
     columns = reward_columns(metrics)

@@ -2,12 +2,15 @@
 
 import threading
 import time
+from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from workbench import panel as panel_package
 from workbench.panel import bench
+from workbench.probe import ProbeTrace
 from workbench.recipe import LIVE, Recipe
 from workbench.variants import WorkbenchError
 
@@ -40,7 +43,7 @@ class FakeRun:
     def __init__(self, recipe, name="fake", seconds=0.02, fail_at=None, started=True):
         self.name, self.recipe = name, recipe
         self.status, self.error, self.calls = "starting", None, []
-        self.rollout_steps = []
+        self.rollout_steps, self.checkpoint_steps, self.listeners = [], [], []
         self._rows, self._events, self._pending = [], [], {}
         self._seconds, self._fail_at = seconds, fail_at
         self._go, self._stop, self._one = threading.Event(), threading.Event(), threading.Event()
@@ -58,6 +61,9 @@ class FakeRun:
     @property
     def events(self):
         return pd.DataFrame(self._events, columns=["step", "time", "kind", "text", "changes"])
+
+    def probe_columns(self):
+        return {"step": []}
 
     @property
     def progress(self):
@@ -141,6 +147,73 @@ class FakeRun:
         self.status = "stopped" if self._stop.is_set() else "finished"
 
 
+CORNERS = [(e, t, v) for e in (0.2, 0.4) for t in (10.0, 20.0) for v in (0.5, 0.7)]
+BOX = [
+    (2.0, 90.0, 0.1),
+    *CORNERS,
+]  # burn-in leaves out the first, so the envelope is the corners' hull
+
+
+class ProbedRun(FakeRun):
+    """A run whose probes are written by hand, (entropy, length, majority share), one every two steps."""
+
+    def __init__(self, points=(), name="probed", status="running", accuracy=0.5, **fields):
+        recipe = Recipe(**{"probe_every": 2, "steps": 100, "max_new_tokens": 64} | fields)
+        super().__init__(recipe, name, started=False)
+        self.status, self.accuracy, self.asked, self.points = status, accuracy, {}, []
+        self.folder = SimpleNamespace(append_event=self._append_event)
+        self._rows = [self._row(0)]
+        for point in points:
+            self.probe(point)
+
+    def probe(self, point):
+        """Take one more probe and tell the listeners."""
+        row = dict(zip(("entropy", "length", "vote_share"), point, strict=True))
+        row |= {"truncated": 0.0, "distinct": 2.0, "accuracy": self.accuracy}
+        step = 2 * len(self.points)
+        record = {f"probe/{name}": value for name, value in row.items()}
+        self._rows = [r for r in self._rows if r["step"] != step]
+        self._rows.append({**self._row(step), **record})
+        self.points.append({"step": step, **row})
+        for listener in self.listeners:
+            listener(self, record)
+
+    def probe_columns(self):
+        if not self.points:
+            return {"step": []}
+        return {name: [point[name] for point in self.points] for name in self.points[0]}
+
+    def probes(self):
+        """Two prompts with two responses each, whose entropies scatter around the probe's."""
+        rng = np.random.default_rng(0)
+        spread = np.abs(rng.normal(1, 0.3, (4, 6)))
+        return [
+            ProbeTrace.of(
+                p["step"], [0, 0, 1, 1], list(p["entropy"] * spread), [True] * 4, ["1"] * 4, [1] * 4
+            )
+            for p in self.points
+        ]
+
+    def fork(self, **asked):
+        self.calls.append("fork")
+        self.asked = asked
+        child = ProbedRun(name=f"{self.name}-fork")
+        child.recipe = self.recipe.replace(**{k: v for k, v in asked.items() if k != "at"})
+        return child
+
+    def stop(self):
+        super().stop()
+        self.status = "stopped"
+
+    def pause(self):
+        super().pause()
+        self.status = "paused"
+
+    def _append_event(self, step, kind, text, changes):
+        event = {"step": step, "time": 0.0, "kind": kind, "text": text, "changes": changes}
+        self._events.append(event)
+
+
 def wait_for(condition, seconds=5.0):
     """Wait until `condition()` holds; fails after `seconds`."""
     end = time.monotonic() + seconds
@@ -167,6 +240,17 @@ def fake_run():
     yield make
     for run in made:
         run._stop.set()
+
+
+@pytest.fixture
+def probed():
+    """Makes a ProbedRun; `probed.box` is a finished one whose probes span a box, `CORNERS`."""
+
+    def make(*args, **options):
+        return ProbedRun(*args, **options)
+
+    make.box = lambda name="good", **options: ProbedRun(BOX, name, "finished", **options)
+    return make
 
 
 @pytest.fixture

@@ -18,12 +18,14 @@ import ipywidgets as widgets
 
 from workbench.panel.controls import Controls
 from workbench.panel.curves import MAX_RUNS, Drawer, LiveCurves, TableCurves, missing
+from workbench.panel.geometry import GeometryView, notice
 from workbench.panel.rollouts import RolloutView
 from workbench.panel.style import CSS
 from workbench.recipe import LIVE, Recipe
 from workbench.variants import WorkbenchError
 
 ALIVE = ("starting", "running", "paused")
+TABS = ("Curves", "Rollouts", "Geometry")
 # Which buttons make sense in which state; "" is before the first run.
 BUTTONS_IN = {
     "": ("start",),
@@ -100,6 +102,9 @@ class Panel:
         self.curves = LiveCurves() if reason is None else TableCurves(reason)
         self.rollouts = RolloutView(self._guard)
         self.drawer = Drawer(self.draw, self._failed)
+        sections = self.controls.sections
+        place = next(title for title, names in sections.items() if "probe_every" in names)
+        self.geometry = GeometryView(self._guard, self.fork, self.drawer.wake, place)
         self._build()
         for run in runs:
             self._adopt(run)
@@ -153,19 +158,23 @@ class Panel:
         self.say("Stopping after this step.")
         self.drawer.wake()
 
-    def fork(self) -> None:
-        """Pause the run and go on in a copy of it, with the controls' recipe; both are drawn."""
+    def fork(self, at: int | None = None) -> None:
+        """Go on in a copy of the run, with the controls' recipe; both are drawn.
+
+        From where it is, the run being paused, or from the checkpoint of step `at`, the run being stopped.
+        """
         parent, changes = self._current(), self._differences()
         steps = self.controls.recipe().steps
-        if parent.progress["step"] >= steps:
+        if (parent.progress["step"] if at is None else at) >= steps:
             raise WorkbenchError(
                 f"{parent.name} has done its {steps} steps; raise steps (under Optimiser) before Fork."
             )
-        child = parent.fork(**changes)
+        child = parent.fork(**changes, **({} if at is None else {"at": at}))
         if parent.status in ALIVE:
-            parent.pause()
+            parent.pause() if at is None else parent.stop()
         self._adopt(child)
-        self.say(f"Forked from {parent.name}; the controls now act on {child.name}.")
+        where = "" if at is None else f" at step {at}"
+        self.say(f"Forked from {parent.name}{where}; the controls now act on {child.name}.")
 
     def close(self) -> None:
         """Take the panel away; the runs go on."""
@@ -201,6 +210,7 @@ class Panel:
             self._choosing = False
             self.choice.layout.display = "" if len(self.runs) > 1 else "none"
             self.rollouts.show(run)
+            self.geometry.adopt(run, self.runs)
         self.drawer.wake()
 
     def _changed(self, **changes: Any) -> None:
@@ -234,8 +244,11 @@ class Panel:
             alive = any(run.status in ALIVE for run in self.runs)
             self.curves.draw([(run.name, run.metrics, run.events) for run in self.runs])
             self._draw_state()
-            if self.tabs.selected_index == 1:
+            shown = TABS[self.tabs.selected_index or 0]
+            if shown == "Rollouts":
                 self.rollouts.refresh()
+            elif shown == "Geometry":
+                self.geometry.refresh(self.runs, self.run)
             return alive
 
     def _draw_state(self) -> None:
@@ -268,7 +281,7 @@ class Panel:
                 f"{clock(progress['seconds_left'])} left",
                 f"{progress['tokens_per_second']:,.0f} tokens/s",
             ]
-        return " · ".join(parts + self._figures())
+        return " · ".join(parts + self._figures() + notice(self.run))
 
     def _figures(self) -> list[str]:
         """pass@1 and the greatest pass@k, from the base to now, as text beside the curves."""
@@ -325,9 +338,8 @@ class Panel:
         line.add_class("wb-buttons")
         bar = widgets.VBox([line, self.state, self.message])
         bar.add_class("wb-bar")
-        self.tabs = widgets.Tab(
-            [self.curves.root, self.rollouts.root], titles=["Curves", "Rollouts"]
-        )
+        views = (self.curves, self.rollouts, self.geometry)
+        self.tabs = widgets.Tab([view.root for view in views], titles=TABS)
         self.tabs.add_class("wb-right-side")
         self.tabs.observe(lambda _: self.drawer.wake(), "selected_index")
         body = widgets.HBox([self.controls.root, self.tabs])

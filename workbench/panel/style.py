@@ -41,6 +41,8 @@ CSS = """
 .wb-formula mjx-container { font-size: 115% !important }  /* by itself it would be a fifth larger */
 .wb-details summary { cursor: pointer; color: var(--wb-soft) }
 .wb-warn { border-left: 3px solid #E69F00; padding-left: 8px; line-height: 1.5 }
+.wb-alarm { flex-flow: row wrap !important; align-items: center; gap: 4px 12px; margin: 4px 0 }
+.wb-alarm .widget-html { flex: 1 1 320px; width: auto }
 .wb-curves { overflow: hidden }
 .wb-curves .js-plotly-plot text { fill: var(--wb-ink) !important }
 .wb-wrap { flex-flow: row wrap !important; gap: 2px 10px; align-items: center }
