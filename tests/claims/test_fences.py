@@ -33,6 +33,7 @@ def test_counts_by_hand():
     found = counts(WarningScore(LEADS, False), first=20)
     assert (found["runs"], found["warned"], found["at_once"]) == (6, 4, 2)
     assert found["share_warned"] == pytest.approx(4 / 6)
+    assert (found["detected_at_once"], found["false_at_once"]) == (1, 1)
     assert (found["drops"], found["detected"], found["missed"]) == (4, 2, 2)
     assert (found["calm"], found["false_alarms"]) == (2, 1)
     assert found["leads"] == [5, 20, 25]  # of -10, 20, 30

@@ -36,6 +36,9 @@ def test_the_reward_is_scaled_within_its_arm(judged):
     ]  # fmt: skip
     *_, reward = curves_figure({"arms": {"a": {"cells": cells}}}).data
     assert list(reward.y) == [0, 1, 1]
+    within = [cells[0] | {"probes": cells[0]["probes"] | {"reward": [0.2, 0.3, 1.0]}}]
+    *_, reward = curves_figure({"arms": {"a": {"cells": within}}}).data
+    assert list(reward.y) == [0.2, 0.3, 1.0]
     constant = [cells[0] | {"probes": cells[0]["probes"] | {"reward": [2.0, 2.0, 2.0]}}]
     *_, reward = curves_figure({"arms": {"a": {"cells": constant}}}).data
     assert list(reward.y) == [0.5, 0.5, 0.5]

@@ -83,24 +83,27 @@ def at_margins(fences: Fences, judged: Paths, patience: int, margins: Sequence[f
 def counts(score: WarningScore, first: int | None) -> Row:
     """Runs, drops, warnings and leads of a score as plain numbers.
 
-    `at_once` counts warnings at the step `first`, the first possible: these runs were outside from the
-    first judged probe on, so the warning says that they are unlike the reference, not that they left it.
+    Counts named at once are of warnings at the step `first`, the first possible: such a run was outside
+    from the first judged probe on, so the warning says that it is unlike the reference, not that it left.
     `leads` are the quartiles over runs with both a warning and a drop, late warnings negative; `lead` is
     the median over all runs that drop, where a late warning or none counts as 0.
     """
     known = [one.lead for one in score.leads if one.lead is not None]
     in_time = [max(0, one.lead or 0) for one in score.leads if one.drop is not None]
+    at_once = [one for one in score.leads if first is not None and one.warning == first]
     warned = sum(one.warning is not None for one in score.leads)
     return {
         "runs": len(score.leads),
         "warned": warned,
-        "at_once": sum(first is not None and one.warning == first for one in score.leads),
+        "at_once": len(at_once),
         "share_warned": warned / len(score.leads),
         "drops": score.drops,
         "detected": score.drops - score.missed,
+        "detected_at_once": sum(one.drop is not None and not one.missed for one in at_once),
         "missed": score.missed,
         "calm": len(score.leads) - score.drops,
         "false_alarms": score.false_alarms,
+        "false_at_once": sum(one.false_alarm for one in at_once),
         "leads": np.percentile(known, [25, 50, 75]).tolist() if known else None,
         "lead": float(np.median(in_time)) if in_time else None,
     }

@@ -27,8 +27,8 @@ def curves_figure(
 ) -> go.Figure:
     """Small multiples over steps: the probe's accuracy, each seed faint, and the reward dashed beside it.
 
-    The reward is the mean over seeds, scaled so that its least value in the arm is 0 and its greatest 1:
-    only its direction compares with accuracy.
+    The reward is the mean over seeds. Where it does not lie between 0 and 1 by itself, it is scaled so that
+    its least value in the arm is 0 and its greatest 1: then only its direction compares with accuracy.
     """
     chosen = list(result["arms"] if arms is None else arms)
     found = {arm: _columns(lookup(result["arms"], "arm", arm)) for arm in chosen}
@@ -63,9 +63,10 @@ def _arm_lines(
             x=each["step"], y=each["accuracy"], mode="lines", hoverinfo="skip",
             line={"color": BLUE, "width": 1}, opacity=0.3, showlegend=False, **at,
         )  # fmt: skip
+    dashed = {"color": VERMILLION, "dash": "dash"}
     lines = (
         ("accuracy, mean over seeds", accuracy, accuracy, {"color": BLUE, "width": 2.5}),
-        ("reward, scaled", _scaled(reward), reward, {"color": VERMILLION, "dash": "dash"}),
+        ("reward, scaled unless within 0 to 1", _scaled(reward), reward, dashed),
     )
     for name, shown, value, line in lines:
         figure.add_scatter(
@@ -82,8 +83,10 @@ def _mean(columns: list[dict[str, Any]], name: str) -> pd.Series:
 
 
 def _scaled(values: pd.Series) -> pd.Series:
-    """Least 0, greatest 1; a constant lies in the middle."""
+    """Least 0, greatest 1, unless all lie between; a constant outside them lies in the middle."""
     span = values.max() - values.min()
+    if values.min() >= 0 and values.max() <= 1:
+        return values
     return (values - values.min()) / span if span > 0 else values * 0 + 0.5
 
 
@@ -121,7 +124,8 @@ def warnings_figure(result: Result, theme: str = "light") -> go.Figure:
                 figure.add_scatter(
                     x=[dot["false_alarms"] / max(1, dot["calm"])], y=[point], mode="markers",
                     marker={"color": colour, "size": 9}, name=label, legendgroup=name,
-                    showlegend=False, hovertemplate=f"margin {dot['margin']:g}", row=1, col=column,
+                    showlegend=False, hovertemplate=f"margin {dot['margin']:g}", cliponaxis=False,
+                    row=1, col=column,
                 )  # fmt: skip
     figure.update_xaxes(title_text="false alarms, share of runs without a drop", tickformat=".0%")
     figure.update_yaxes(rangemode="tozero")

@@ -16,10 +16,11 @@ Row = Mapping[str, Any]
 
 WARNINGS = """\
 Warnings at the margins fixed beforehand, due after {patience} probes in a row outside
-In time: before the drop. At once: outside from the first judged probe on. Lead: steps from warning to drop,
-median over runs with both; lead or 0: over all that drop, with 0 for none or too late. Against: runs that
-drop and are warned of earlier/later/at the same step than by "{plain}"/in time by neither. A margin
-means another thing to each fence, so compare them in the next table."""
+In time: before the drop. At once: of these, runs outside from the first judged probe on, which says that
+they are unlike the reference, not that they left it. Lead: steps from warning to drop, median over runs
+with both; lead or 0: over all that drop, with 0 for none or too late. Against: runs that drop and are warned
+of earlier/later/at the same step than by "{plain}"/in time by neither. A margin means another
+thing to each fence, so compare them in the next table."""
 SWEEPS = """\
 Fences at equal false alarms: each at the margin that gives the most of them, up to a share of the runs
 without a drop. These margins are picked in hindsight, for all fences alike. Lead: "lead or 0" from above.
@@ -78,13 +79,14 @@ def _verdicts(geometry: Result) -> Iterator[str]:
 
 
 def _warnings(geometry: Result) -> str:
-    lines = [["fence", "margin", "in time", "false alarms", "warned", "at once",
+    lines = [["fence", "margin", "in time (at once)", "false (at once)", "warned",
               "lead [quartiles]", "lead or 0", "against"]]  # fmt: skip
     for row in geometry["warnings"]:
         lines.append([
-            _name(row["fence"], row), f"{row['margin']:g}", f"{row['detected']}/{row['drops']}",
-            f"{row['false_alarms']}/{row['calm']}",
-            f"{row['share_warned']:.0%}", str(row["at_once"]), _quartiles(row["leads"]),
+            _name(row["fence"], row), f"{row['margin']:g}",
+            f"{row['detected']}/{row['drops']} ({row['detected_at_once']})",
+            f"{row['false_alarms']}/{row['calm']} ({row['false_at_once']})",
+            f"{row['share_warned']:.0%}", _quartiles(row["leads"]),
             _steps(row["lead"]), _paired(row["paired"]),
         ])  # fmt: skip
     text = WARNINGS.format(patience=geometry["settings"]["patience"], plain=PLAIN)
