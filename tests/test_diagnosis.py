@@ -237,3 +237,44 @@ def test_a_verdict_reads_as_one_line(envelope):
         "judged: half-collapse (accuracy base 0.3, accuracy best 0.59"
     )
     assert "entropy up)" in str(verdict(loosened(), envelope, cap=CAP))
+
+
+# ------------------------------------------------------------------ a reference that ends in silence
+
+
+def quiet(run, level=0.6, top=0.4, distinct=1.0, accuracy=RISE):
+    """Moves that fade to none, at an entropy that falls from `top` to .005."""
+    fade = np.maximum(1 - 2 * T, 0)
+    points = np.stack([0.005 + (top - 0.005) * fade, 3 + 0 * T, level + 0 * T], 1)
+    points += 0.02 * fade[:, None] * corners(np.ones(N))
+    one = made(run, np.zeros((N, 3)), accuracy, distinct)
+    return replace(one, points_ND=points, entropy_N=points[:, 0], length_N=np.exp(points[:, 1]))
+
+
+@pytest.fixture(scope="module")
+def still():
+    """References that learn, then repeat one answer from a fixed point."""
+    return Envelope.fit([quiet(f"quiet {i}", 0.6 + i / 50, 0.4 + i / 50) for i in range(3)])
+
+
+def test_a_run_that_ends_as_still_as_its_reference_is_a_success(still):
+    found = verdict(quiet("judged", 0.62, 0.415), still, margin=0.5)
+    assert found.numbers["volume last"] == 0 and found.numbers["reference end"] == 0
+    assert found.numbers["reference entropy"] == pytest.approx(0.005)
+    assert found.holds == (SUCCESS,)
+
+
+def test_the_same_silence_outside_the_envelope_is_stagnation(still):
+    found = verdict(quiet("judged", 0.2, 0.415, accuracy=None), still, margin=0.5)
+    assert found.numbers["inside share"] == 0
+    assert found.name == STAGNATION
+
+
+def test_a_still_run_that_fell_is_stagnation_whatever_the_reference(still):
+    found = verdict(quiet("judged", 0.62, 0.415, accuracy=RISE[::-1]), still, margin=0.5)
+    assert found.name == STAGNATION and SUCCESS not in found.holds
+
+
+def test_silence_beside_a_reference_that_goes_on_talking_is_stagnation(envelope):
+    found = verdict(quiet("judged", 0.5), envelope)
+    assert found.numbers["reference answers"] == 3.0 and found.name == STAGNATION

@@ -54,11 +54,12 @@ DECIDERS = {
     RELAXATION: ("inside share", "volume before", "volume after", "|dx| before", "|dx| after"),
     HALF_COLLAPSE: ("accuracy base", "accuracy best", "accuracy"),
     STAGNATION: (
-        "volume last", "volume reference", "accuracy best", "accuracy", "entropy", "distinct answers",
+        "inside share", "volume last", "volume reference", "accuracy best", "accuracy", "entropy",
+        "distinct answers", "reference entropy", "reference answers",
     ),
     SUCCESS: (
         "inside share", "volume first", "volume third", "volume last", "volume reference",
-        "accuracy base", "accuracy",
+        "reference end", "accuracy base", "accuracy",
     ),
     UNDECIDED: ("inside share", "volume last", "volume reference", "accuracy best", "accuracy"),
 }  # fmt: skip
@@ -114,6 +115,9 @@ def verdict(
     More than one rule can hold; the name is the first of: constraint relaxation (a run that left and then
     stopped also stands still), half-collapse, stagnation by a fall, success, stagnation by silence (a
     run that learned to give one right answer is silent too).
+
+    Standing still and silence are no signs of failure within an envelope whose own runs end like that [ours]:
+    a small model that has learned its task gives one answer, and its points fall together.
     """
     shortest = min(len(each.steps_N) for each in (one, *envelope.runs))
     window = min(window, max(one.points_ND.shape[1] + 1, shortest // 2))
@@ -152,6 +156,18 @@ def _room(route: Course, envelope: Envelope, window: int) -> dict[str, float]:
         "volume third": _mean(quarters[2]),
         "volume last": _mean(quarters[3]),
         "volume reference": envelope.typical(window),
+        **_reference_end(envelope, window),
+    }
+
+
+def _reference_end(envelope: Envelope, window: int) -> dict[str, float]:
+    """How the reference runs end: medians of the last windowed volume, of entropy and of distinct answers."""
+    last = slice(-SMOOTH, None)
+    volumes = [course(run, envelope, window).volumes_N[-1] for run in envelope.runs]
+    return {
+        "reference end": float(np.median(volumes)),
+        "reference entropy": float(np.median([r.entropy_N[last].mean() for r in envelope.runs])),
+        "reference answers": float(np.median([r.distinct_N[last].mean() for r in envelope.runs])),
     }
 
 
@@ -225,7 +241,13 @@ def _rules(
         or n["|dx| after"] > t.growth * n["|dx| before"]
     )
     relaxed = left and n["inside share"] < t.inside and grows and signs
-    moves = n["volume last"] >= t.still * n["volume reference"] and n["volume last"] > 0
+    inside = n["inside share"] >= t.inside
+    still = n["volume last"] < t.still * n["volume reference"]
+    rests = (
+        n["reference end"] < t.still * n["volume reference"]
+    )  # the reference itself stands still
+    silent = n["entropy"] < t.entropy or n["distinct answers"] <= t.distinct
+    silence = n["reference entropy"] < t.entropy or n["reference answers"] <= t.distinct
     fallen = half = below = False
     if labelled:
         base, best, now = n["accuracy base"], n["accuracy best"], n["accuracy"]
@@ -236,16 +258,13 @@ def _rules(
             and now > base - t.under
         )
         below = now < base
-    settled = (
-        moves
-        and n["volume last"] < n["volume first"]
-        and n["volume third"] / t.plateau <= n["volume last"] <= n["volume third"] * t.plateau
-    )
-    still = n["volume last"] < t.still * n["volume reference"]
+    falls = n["volume last"] < n["volume first"]
+    level = n["volume third"] / t.plateau <= n["volume last"] <= n["volume third"] * t.plateau
+    settled = falls and (level if not still and n["volume last"] > 0 else rests)
     return [
         (RELAXATION, relaxed),
         (HALF_COLLAPSE, half),
         (STAGNATION, still and fallen),
-        (SUCCESS, n["inside share"] >= t.inside and settled and not below),
-        (STAGNATION, n["entropy"] < t.entropy or n["distinct answers"] <= t.distinct),
+        (SUCCESS, inside and settled and not below),
+        (STAGNATION, silent and not (inside and silence)),
     ]
