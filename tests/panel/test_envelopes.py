@@ -60,7 +60,7 @@ def test_each_reason_against_a_run_is_named(held, probed):
         "long-words differs in max_new_tokens 64 (reference: 32)",
     ):  # fmt: skip
         assert part in why
-    assert "finish on this panel first" in held.why_none(run, [run])
+    assert "first let one learn from right answers" in held.why_none(run, [run])
 
 
 def test_a_task_with_its_defaults_spelled_out_is_the_same_task(held, probed, monkeypatch):
@@ -98,12 +98,12 @@ def test_the_guard_warns_and_pauses_as_asked_for_live(held, probed, box_shipped)
     assert other.calls == ["pause"] and envelopes.left_at(other.events) == 8
 
 
-def test_no_guard_where_its_errors_would_end_the_run(held, probed, box_shipped, monkeypatch):
+def test_no_guard_where_its_errors_would_end_the_run(held, probed, box_shipped):
     run = probed([INSIDE])
-    short = replace(box_shipped, runs={"a": probed([INSIDE]).probe_columns()})  # all of it is burn-in
-    monkeypatch.setattr(envelopes, "shipped", lambda _: short)
-    held.guard(run, held.offers(run, [run])[SHIPPED], "warn")
-    held.guard(run, Offer(replace(box_shipped, settings=box_shipped.settings | {"task": "x"})), "warn")
+    short = replace(box_shipped, runs={"a": run.probe_columns()})  # all of it is burn-in
+    other = replace(box_shipped, settings=box_shipped.settings | {"task": "other"})
+    for reference in (short, other):
+        held.guard(run, Offer(reference), "warn")
     assert run.listeners == []
 
 

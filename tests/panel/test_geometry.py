@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from workbench import scenes
-from workbench.panel import bench, geometry, panel
+from workbench.panel import bench, geometry, panel, scene
 from workbench.panel.envelopes import FINISHED
 from workbench.panel.geometry import NONE, GeometryView
 from workbench.phase import ACCURACY, CENTRES, VOTE
@@ -35,7 +35,7 @@ def show(view, runs, run=None):
 
 
 def trace(view, key):
-    return view.figure.data[scenes.KEYS.index(key)]
+    return view.scene.figure.data[scenes.KEYS.index(key)]
 
 
 # ------------------------------------------------------------------ what is drawn
@@ -73,7 +73,9 @@ def test_nothing_is_made_before_the_tab_is_opened(ui, monkeypatch, probed, wait)
     wait(lambda: ui.drawer.count > count)
     run.probe(INSIDE)
     ui.draw()
-    assert asked == [] and ui.geometry.figure is None and ui.geometry.picture.children == ()
+    assert (
+        asked == [] and ui.geometry.scene.figure is None and ui.geometry.scene.root.children == ()
+    )
 
 
 def test_the_same_probes_are_drawn_once(view, monkeypatch, probed):
@@ -94,20 +96,23 @@ def test_the_same_probes_are_drawn_once(view, monkeypatch, probed):
 def test_the_slider_follows_the_newest_probe_until_it_is_moved(view, probed):
     good, run = probed.box(), probed([INSIDE, INSIDE, INSIDE])
     show(view, [good, run])
-    assert view.step.value == 4 and view.step.description == "up to step"
+    assert view.step.value == view.step.max == 2 and view.step.description == "up to step 4"
     run.probe(INSIDE)
     view.refresh([good, run], run)
-    assert view.step.value == 6 and len(trace(view, "path/1").x) == 4
-    view.step.value = 2
+    assert view.step.value == 3 and len(trace(view, "path/1").x) == 4
+    view.step.value = 1
     assert len(trace(view, "path/1").x) == 2 and list(trace(view, "now").text)[-1] == "step 2"
-    assert "Step 2:" in view.point.value
+    assert "Step 2:" in view.point.value and view.step.description == "up to step 2"
     run.probe(INSIDE)
     view.refresh([good, run], run)
-    assert view.step.value == 2 and list(view.step.options) == [0, 2, 4, 6, 8]
-    view.step.value = 8
+    assert (view.step.value, view.step.max) == (1, 4) and len(trace(view, "path/1").x) == 2
+    view.step.value = 4
     run.probe(INSIDE)
     view.refresh([good, run], run)
-    assert view.step.value == 10
+    assert view.step.value == 5 and view.step.description == "up to step 10"
+    view.adopt(good, [good, run])
+    view.refresh([good, run], good)
+    assert view.step.value == 8  # another run: at its newest
 
 
 def test_each_space_has_its_axes_and_labels_are_named(view, probed, wait):
@@ -116,13 +121,13 @@ def test_each_space_has_its_axes_and_labels_are_named(view, probed, wait):
     assert list(geometry.SPACE_LABELS.values()) == [VOTE, ACCURACY, CENTRES]
     assert "The axes are label-free." in view.words.value
     view.space.value = ACCURACY
-    assert view.figure.layout.scene.zaxis.title.text == "accuracy"
+    assert view.scene.figure.layout.scene.zaxis.title.text == "accuracy"
     assert "The axes see labels." in view.words.value
     view.space.value = CENTRES
     assert "some seconds" in view.words.value
     wait(lambda: view.envelopes.found == 1, 20)
     view.refresh([good, run], run)
-    assert "distance to centre" in view.figure.layout.scene.xaxis.title.text
+    assert "distance to centre" in view.scene.figure.layout.scene.xaxis.title.text
     assert len(trace(view, "path/1").x) == 3 and "<b>" in view.words.value
 
 
@@ -148,7 +153,7 @@ def test_without_a_run_or_probes_it_says_what_to_set(view, probed):
     view.refresh([], None)
     text = "Set probe every (under Evaluation) to 3 and start"
     assert f"No run yet. {text}" in view.words.value
-    assert view.picture.layout.display == "none" and view.figure is None
+    assert view.scene.root.layout.display == "none" and view.scene.figure is None
     for run, said in [
         (probed(status="finished", probe_every=0), f"No probes yet. {text}"),
         (probed(probe_every=0), "to 3; it lands at the next step."),
@@ -192,9 +197,9 @@ def test_probes_shared_with_the_reference_are_said(view, probed):
 
 
 def test_without_anywidget_the_words_remain(view, monkeypatch, probed):
-    monkeypatch.setattr(geometry, "missing", lambda: "Live curves need the package anywidget.")
+    monkeypatch.setattr(scene, "missing", lambda: "Live curves need the package anywidget.")
     show(view, [probed.box(), probed([INSIDE, INSIDE])])
-    assert view.figure is None and "anywidget" in view.picture.children[0].value
+    assert view.scene.figure is None and "anywidget" in view.scene.root.children[0].value
     assert "<b>" in view.words.value
 
 

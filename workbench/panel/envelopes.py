@@ -119,8 +119,8 @@ class Envelopes:
         if others:
             return f"{text}, and none of the panel's other runs can serve: {'; '.join(others)}."
         return (
-            f"{text}. Let a run with reward correct and the same probe finish on this panel first, then "
-            "start this one again: the finished run is its reference."
+            f"{text}. Runs that have finished on this panel serve instead: first let one learn from right "
+            "answers to its end, then start the one to be judged."
         )
 
     # --- guards -----------------------------------------------------------------------------------

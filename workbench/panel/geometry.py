@@ -14,12 +14,11 @@ from typing import Any
 import ipywidgets as widgets
 import numpy as np
 
-from workbench import scenes
 from workbench.alarms import MARGIN, leaves_at
 from workbench.diagnosis import RELAXATION, Verdict, verdict
 from workbench.geometry import Envelope
-from workbench.panel.curves import QuietFigure, fitted, missing
 from workbench.panel.envelopes import FEWEST, Envelopes, Offer, left_at
+from workbench.panel.scene import LiveScene
 from workbench.phase import ACCURACY, CENTRES, VOTE, Path
 from workbench.variants import WorkbenchError
 
@@ -100,9 +99,8 @@ def shared_probes(one: Path, envelope: Envelope) -> int:
     return most
 
 
-def point_text(one: Path, envelope: Envelope | None, step: int) -> str:
-    """One probe in numbers, for those who can't point at it."""
-    n = int(np.searchsorted(one.steps_N, step))
+def point_text(one: Path, envelope: Envelope | None, n: int) -> str:
+    """The n-th probe in numbers, for those who can't point at it."""
     parts = [f"entropy {one.entropy_N[n]:.3f} nats", f"length {one.length_N[n]:.1f} tokens"]
     if VOTE in one.axes:
         parts.append(f"majority share {one.points_ND[n, one.axes.index(VOTE)]:.2f}")
@@ -157,7 +155,7 @@ class GeometryView:
         place: str,
     ) -> None:
         self.envelopes = Envelopes(wake)
-        self.figure: QuietFigure | None = None
+        self.scene = LiveScene()
         self._return_to, self._place = return_to, place
         self._runs: tuple[Any, ...] = ()
         self._run: Any = None
@@ -173,17 +171,17 @@ class GeometryView:
         self.space = widgets.Dropdown(
             options=list(SPACE_LABELS.items()), description="space", style=STYLE,
             tooltip="The three numbers that place a probe; P2 compares whole series of token entropies",
-            layout={"width": "320px"},
+            layout={"width": "310px"},
         )  # fmt: skip
-        self.step = widgets.SelectionSlider(
-            options=[0], description="up to step", disabled=True, style=STYLE,
+        self.step = widgets.IntSlider(
+            0, min=0, max=1, description="up to step 0", disabled=True, readout=False, style=STYLE,
             tooltip="Draw the paths up to this probe; at the right end the newest is followed",
-            layout={"flex": "1 1 240px", "width": "auto"},
+            layout={"flex": "1 1 200px", "width": "auto"},
         )  # fmt: skip
         self.reference = widgets.Dropdown(
             options=[NONE], description="reference", disabled=True, style=STYLE,
             tooltip="The runs taken to have gone well, whose probes make the envelope",
-            layout={"width": "270px"},
+            layout={"width": "250px"},
         )  # fmt: skip
         self.pause = widgets.Checkbox(
             False, description="pause when it leaves", indent=False,
@@ -197,11 +195,10 @@ class GeometryView:
         )  # fmt: skip
         self.words, self.alarm, self.point = widgets.HTML(), widgets.HTML(), widgets.HTML()
         self.warned = widgets.HBox([self.alarm, self.back], layout={"display": "none"})
-        self.picture = widgets.VBox([])
         bar = widgets.HBox([self.space, self.reference, self.step, self.pause])
         bar.add_class("wb-wrap")
         self.warned.add_class("wb-alarm")
-        self.root = widgets.VBox([bar, self.warned, self.words, self.picture, self.point])
+        self.root = widgets.VBox([bar, self.warned, self.words, self.scene.root, self.point])
         self.root.add_class("wb-rollouts")
         self.space.observe(guard(self._on_choice), "value")
         self.reference.observe(guard(self._on_choice), "value")
@@ -220,8 +217,8 @@ class GeometryView:
     def _on_step(self) -> None:
         with self._lock:
             if not self._quiet:
-                self._follow = self.step.value == self.step.options[-1]
-                self._draw_picture()
+                self._follow = self.step.value == self.step.max
+                self._draw()
 
     def _on_pause(self) -> None:
         self.envelopes.set_then("pause" if self.pause.value else "warn")
@@ -276,15 +273,7 @@ class GeometryView:
     def _bring_up(self) -> None:
         """Judge the current run and draw."""
         look = self._look = self._judge()
-        steps = [0] if look.path is None else look.path.steps_N.tolist()
-        self._quiet = True
-        with self.step.hold_sync():
-            before = self.step.value
-            if list(self.step.options) != steps:
-                self.step.options = steps
-            self.step.value = steps[-1] if self._follow or before not in steps else before
-        self._quiet = False
-        self.step.disabled = len(steps) < FEWEST
+        self._place_slider(0 if look.path is None else len(look.path.steps_N))
         if look.found is not None and look.path is not None and look.envelope is not None:
             text = verdict_html(look.found, look.path, look.envelope)
         else:
@@ -295,7 +284,16 @@ class GeometryView:
             self.alarm.value = alarm_html(look, self.space.value)
             self.back.layout.display = "none" if look.back is None else ""
             self.back.description = f"Return to step {look.back}"
-        self._draw_picture()
+        self._draw()
+
+    def _place_slider(self, count: int) -> None:
+        """Let the slider reach over so many probes; at its end it follows the newest."""
+        self._quiet = True
+        with self.step.hold_sync():
+            self.step.max = max(count - 1, 1)
+            self.step.value = count - 1 if self._follow else min(self.step.value, count - 1)
+        self._quiet = False
+        self.step.disabled = count < FEWEST
 
     def _judge(self) -> Look:
         run, space, at = self._run, self.space.value, self._at()
@@ -355,31 +353,13 @@ class GeometryView:
 
         return left, last_inside(self._run, offer.reference)
 
-    def _draw_picture(self) -> None:
-        look = self._look
-        shown = any(one is not None for one in look.paths) or look.envelope is not None
-        self.picture.layout.display = "" if shown else "none"
-        step = None if self._follow else self.step.value
-        self.point.value = ""
+    def _draw(self) -> None:
+        """Show the paths as far as the slider says, and the probe there in numbers."""
+        look, step = self._look, None
         if look.path is not None:
+            step = int(look.path.steps_N[self.step.value])
             self.point.value = status(point_text(look.path, look.envelope, self.step.value))
-        if not shown:
-            return
-        if not self.picture.children:
-            self._make_picture()
-        if self.figure is not None:
-            traces, layout = scenes.scene_data(
-                look.paths, look.envelope, current=look.current, up_to=step
-            )
-            with self.figure.batch_update():
-                scenes.fill(self.figure, traces, layout)
-
-    def _make_picture(self) -> None:
-        """Only now: a second figure costs the page another 5 MB, and a 3-D one a WebGL context."""
-        reason = missing()
-        if reason is None:
-            self.figure = QuietFigure(scenes.empty_scene())
-            self.picture.children = (fitted(self.figure),)
         else:
-            text = "workbench.scenes.scene_figure draws paths as a plain figure."
-            self.picture.children = (widgets.HTML(status(f"{reason} {text}", "wb-warn")),)
+            self.point.value = ""
+        self.step.description = f"up to step {step or 0}"
+        self.scene.draw(look.paths, look.envelope, look.current, None if self._follow else step)
