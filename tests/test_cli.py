@@ -211,11 +211,11 @@ def test_claims_are_measured_and_judged_one_after_the_other(tmp_path, monkeypatc
 
     monkeypatch.setattr(measure, "measure", measured)
     names = ["claims", "intrinsic", "intrinsic_countdown", "--base", "tiny-weak"]
-    assert cli.main([*names, "--arms", "ent,random", "--seeds", "0-1"]) == 0
+    assert cli.main([*names, "--arms", "ent,length", "--seeds", "0-1"]) == 0
     assert calls == [
-        ("measure", "intrinsic", ["ent", "random"], (0, 1)),
+        ("measure", "intrinsic", ["ent", "length"], (0, 1)),
         ("judge", "intrinsic"),
-        ("measure", "intrinsic_countdown", ["ent", "random"], (0, 1)),
+        ("measure", "intrinsic_countdown", ["ent", "length"], (0, 1)),
         ("judge", "intrinsic_countdown"),
     ]
     printed = capsys.readouterr().out
