@@ -36,6 +36,11 @@ def trace(figure, key):
     return figure.data[scenes.KEYS.index(key)]
 
 
+def words(figure):
+    """The words in the scene, with where they stand on the first axis."""
+    return [(note.text, note.x) for note in figure.layout.scene.annotations]
+
+
 def points_of(trace):
     return np.stack([trace.x, trace.y, trace.z], 1)
 
@@ -57,7 +62,7 @@ def test_a_path_is_drawn_through_its_probes_with_start_newest_and_accuracy():
     assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) == pytest.approx((0.2, 0.4))
     np.testing.assert_allclose(points_of(trace(figure, "start")), [one.points_ND[0]])
     np.testing.assert_allclose(points_of(trace(figure, "now")), [one.points_ND[2]])
-    assert list(trace(figure, "now").text) == ["step 4"]
+    assert words(figure) == [("start", 1.0), ("step 4", 0.5)]
     assert not trace(figure, "path/1").visible and not trace(figure, "body").visible
 
 
@@ -66,11 +71,12 @@ def test_the_slider_cuts_the_paths_and_moves_no_axis():
     whole, cut = scenes.scene_figure([one]), scenes.scene_figure([one], up_to=4)
     assert len(trace(cut, "path/0").x) == len(trace(cut, "accuracy").x) == 3
     assert len(trace(cut, "accuracy").marker.color) == len(trace(cut, "path/0").text) == 3
-    assert list(trace(cut, "now").text) == ["step 4"] and list(trace(cut, "now").x) == [2]
+    assert words(cut) == [("start", 0.0), ("step 4", 2.0)] and list(trace(cut, "now").x) == [2]
     assert cut.layout.scene.xaxis.range == whole.layout.scene.xaxis.range
     assert cut.layout.coloraxis.cmax == whole.layout.coloraxis.cmax == 0.4
     before = scenes.scene_figure([one, make_path([(1, 1, 1)], "late", every=2)], up_to=-1)
     assert not trace(before, "path/0").visible and not trace(before, "now").visible
+    assert words(before) == [] and words(scenes.scene_figure([one], up_to=0)) == [("start", 0.0)]
 
 
 def test_the_current_run_is_thick_and_others_differ_in_dash_symbol_and_name():

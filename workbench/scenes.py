@@ -25,7 +25,7 @@ Array = NDArray[np.float64]
 Index = NDArray[np.int64]
 
 RUNS = 4  # paths that a scene holds
-HEIGHT = 600
+HEIGHT = 520
 SYMBOLS = ("circle", "square", "diamond", "cross")  # scatter3d has fewer than scatter
 LOG_LENGTH = "log mean length"  # an axis of P1, shown in tokens
 TITLES = {LOG_LENGTH: "mean length (tokens, log scale)"}
@@ -125,26 +125,36 @@ def scene_data(
         texts = told(one)[shown]
         traces[f"path/{slot}"] |= {"name": html.escape(one.run), "text": texts}
         starts.append((points_N3[0], texts[0]))
-        ends.append((points_N3[-1], texts[-1], f"step {one.steps_N[shown][-1]}"))
+        ends.append((points_N3[-1], texts[-1]))
         if slot == current and one.accuracy_N is not None:
             colours = {"marker": {"color": one.accuracy_N[shown]}}
             traces["accuracy"] = at(points_N3, texts) | colours
-    if ends:
-        traces["start"] = at(np.array([s[0] for s in starts])) | {
-            "hovertext": [s[1] for s in starts]
-        }
-        traces["start"]["text"] = ["start"] + [""] * (len(starts) - 1)  # they mostly coincide
-        traces["now"] = at(np.array([e[0] for e in ends]), [e[2] for e in ends])
-        traces["now"]["hovertext"] = [e[1] for e in ends]
+    for key, points in (("start", starts), ("now", ends)):
+        if points:
+            traces[key] = at(np.array([point for point, _ in points]), [text for _, text in points])
     traces |= _envelope_data(envelope)
     one = paths[current] if current < len(paths) else None
-    return traces, _layout_data(known, envelope, None if one is None else one.accuracy_N)
+    layout = _layout_data(known, envelope, None if one is None else one.accuracy_N)
+    layout["scene"]["annotations"] = _labels(one, _count(one, up_to))
+    return traces, layout
 
 
 def _count(one: Path | None, up_to: int | None) -> int:
     if one is None:
         return 0
     return len(one.steps_N) if up_to is None else int((one.steps_N <= up_to).sum())
+
+
+def _labels(one: Path | None, count: int) -> list[dict[str, Any]]:
+    """The words at both ends of the current path."""
+    if one is None or not count:
+        return []
+    ends = [(0, "start", -16), (count - 1, f"step {one.steps_N[count - 1]}", 18)]
+    return [
+        dict(zip(AXES, one.points_ND[n].tolist(), strict=True))
+        | {"text": text, "showarrow": False, "yshift": shift, "font": {"size": 12}}
+        for n, text, shift in ends[:count]
+    ]
 
 
 def _look(slot: int, stands_out: bool) -> dict[str, Any]:
@@ -243,19 +253,16 @@ def trace_styles() -> dict[str, go.Mesh3d | go.Scatter3d]:
             line={"color": colour, "dash": DASHES[slot], "width": 2.5},
             marker={"color": colour, "symbol": SYMBOLS[slot], "size": 3},
         )  # fmt: skip
-    ends = {"mode": "markers+text", "hovertemplate": "%{hovertext}<extra></extra>",
-            "showlegend": False, "visible": False, "textfont": {"color": INK, "size": 12}}  # fmt: skip
+    ends = {"mode": "markers", "hovertemplate": hover, "showlegend": False, "visible": False}
     traces["accuracy"] = go.Scatter3d(
         mode="markers", visible=False, hovertemplate=hover, showlegend=False,
         marker={"size": 5, "coloraxis": "coloraxis", "line": {"width": 0}},
     )  # fmt: skip
     traces["start"] = go.Scatter3d(
-        **ends, textposition="bottom center",
-        marker={"symbol": "diamond-open", "size": 7, "color": INK},
+        **ends, marker={"symbol": "diamond-open", "size": 7, "color": INK},
     )  # fmt: skip
     traces["now"] = go.Scatter3d(
-        **ends, textposition="top center",
-        marker={"symbol": "circle-open", "size": 10, "color": INK, "line": {"width": 2}},
+        **ends, marker={"symbol": "circle-open", "size": 10, "color": INK, "line": {"width": 2}},
     )  # fmt: skip
     for key, trace in traces.items():
         trace.meta = {"key": key}
@@ -270,9 +277,9 @@ def empty_scene(theme: str = "light") -> go.Figure:
     """The styled figure with every trace, all empty and hidden."""
     styles = trace_styles()
     axis = {
-        "color": INK, "gridcolor": "rgba(127,127,127,0.35)", "zeroline": False,
+        "color": INK, "gridcolor": "#c4c4c4", "gridwidth": 1, "zeroline": False,
         "showbackground": False, "title": {"font": {"size": 12}}, "tickfont": {"size": 10},
-        "showspikes": False,
+        "showspikes": False, "showline": True, "linecolor": INK,
     }  # fmt: skip
     return go.Figure([styles[key] for key in KEYS], {
         "template": "plotly_dark" if theme == "dark" else "plotly_white",
@@ -285,8 +292,9 @@ def empty_scene(theme: str = "light") -> go.Figure:
             "colorbar": {"title": {"text": "accuracy"}, "len": 0.6, "thickness": 12, "x": 0.98},
         },
         "scene": {
-            "aspectmode": "cube", "uirevision": "kept", **{f"{a}axis": dict(axis) for a in AXES},
-            "camera": {"eye": {"x": 1.5, "y": -1.6, "z": 0.75}, "center": {"x": 0, "y": 0, "z": -0.1}},
+            "aspectmode": "cube", "uirevision": "kept", "domain": {"x": [0, 0.93]},
+            **{f"{a}axis": dict(axis) for a in AXES},
+            "camera": {"eye": {"x": 1.7, "y": -1.8, "z": 0.8}, "center": {"x": 0, "y": 0, "z": -0.12}},
         },
     })  # fmt: skip
 

@@ -10,13 +10,18 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
+WEBGL = [
+    "--use-gl=angle",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+]  # without a GPU
 
 
 def chromium() -> str | None:
@@ -79,12 +84,15 @@ def wait_until(condition, seconds: float, what: str) -> None:
 
 
 @contextlib.contextmanager
-def browser_page(width: int = 1280, height: int = 900) -> Iterator:
-    """A page of headless Chromium; what its console says is kept in `page.errors`."""
+def browser_page(width: int = 1280, height: int = 900, more: Sequence[str] = ()) -> Iterator:
+    """A page of headless Chromium; what its console says is kept in `page.errors`.
+
+    more: further flags, such as WEBGL for 3-D figures.
+    """
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=chromium(), args=FLAGS)
+        browser = play.chromium.launch(executable_path=chromium(), args=[*FLAGS, *more])
         page = browser.new_page(viewport={"width": width, "height": height})
         page.errors = []
         page.on("pageerror", lambda error: page.errors.append(str(error)))

@@ -101,7 +101,7 @@ def test_the_slider_follows_the_newest_probe_until_it_is_moved(view, probed):
     view.refresh([good, run], run)
     assert view.step.value == 3 and len(trace(view, "path/1").x) == 4
     view.step.value = 1
-    assert len(trace(view, "path/1").x) == 2 and list(trace(view, "now").text)[-1] == "step 2"
+    assert len(trace(view, "path/1").x) == 2 and list(trace(view, "now").x) == [0.2, 0.3]
     assert "Step 2:" in view.point.value and view.step.description == "up to step 2"
     run.probe(INSIDE)
     view.refresh([good, run], run)
@@ -194,6 +194,26 @@ def test_probes_shared_with_the_reference_are_said(view, probed):
     assert "The first 9 probes are those of a reference run too." in view.words.value
     show(view, [probed.box(), probed([INSIDE, INSIDE])])
     assert "those of a reference run" not in view.words.value
+
+
+def test_few_reference_runs_are_said_to_make_a_narrow_envelope(view, probed):
+    runs = [probed.box(f"good {n}") for n in range(3)] + [probed([INSIDE, INSIDE])]
+    show(view, runs)
+    assert "narrow envelope" not in view.words.value
+    show(view, runs[1:])
+    assert "So few reference runs make a narrow envelope" in view.words.value
+
+
+def test_the_slider_stays_while_distances_are_being_found(view, probed, wait):
+    good, run = probed.box(), probed([INSIDE, INSIDE, OUTSIDE])
+    show(view, [good, run])
+    view.step.value = 1
+    view.space.value = CENTRES
+    assert view.step.value == 1 and view.step.disabled
+    wait(lambda: view.envelopes.found == 1, 20)
+    view.refresh([good, run], run)
+    assert view.step.value == 1 and not view.step.disabled
+    assert len(trace(view, "path/1").x) == 2
 
 
 def test_without_anywidget_the_words_remain(view, monkeypatch, probed):

@@ -28,6 +28,7 @@ SPACE_LABELS = {
     "P2: distance to entropy centres": CENTRES,
 }
 NONE = "none"  # of the references
+FEW = 3  # reference runs; of fewer than that the envelope is a needle
 STYLE = {"description_width": "initial"}
 SET_PROBES = (
     "Set probe every (under {place}) to 3 and start: each probe becomes a point of the run's path."
@@ -83,6 +84,8 @@ def verdict_html(found: Verdict, one: Path, envelope: Envelope) -> str:
     shared = shared_probes(one, envelope)
     if shared > 1:
         seen.append(f"The first {shared} probes are those of a reference run too.")
+    if len(envelope.runs) < FEW:
+        seen.append("So few reference runs make a narrow envelope: runs that go well leave it too.")
     return (
         f'<div role="status">At step {one.steps_N[-1]}: <b>{html.escape(found.name)}</b> '
         f"({html.escape(', '.join(numbers))})</div>" + status(f"{' '.join(seen)} {CAUTION}")
@@ -175,6 +178,7 @@ class GeometryView:
         )  # fmt: skip
         self.step = widgets.IntSlider(
             0, min=0, max=1, description="up to step 0", disabled=True, readout=False, style=STYLE,
+            continuous_update=False,  # else the page answers a new end with an old value
             tooltip="Draw the paths up to this probe; at the right end the newest is followed",
             layout={"flex": "1 1 200px", "width": "auto"},
         )  # fmt: skip
@@ -288,12 +292,13 @@ class GeometryView:
 
     def _place_slider(self, count: int) -> None:
         """Let the slider reach over so many probes; at its end it follows the newest."""
-        self._quiet = True
-        with self.step.hold_sync():
-            self.step.max = max(count - 1, 1)
-            self.step.value = count - 1 if self._follow else min(self.step.value, count - 1)
-        self._quiet = False
         self.step.disabled = count < FEWEST
+        if count:
+            self._quiet = True
+            with self.step.hold_sync():
+                self.step.max = max(count - 1, 1)
+                self.step.value = count - 1 if self._follow else min(self.step.value, count - 1)
+            self._quiet = False
 
     def _judge(self) -> Look:
         run, space, at = self._run, self.space.value, self._at()
