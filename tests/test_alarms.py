@@ -311,6 +311,19 @@ def test_a_sweep_trades_false_alarms_for_drops_foretold(fence):
     assert found.at(0.5) == found.trades[1]
 
 
+def test_drops_before_any_warning_are_left_out_of_the_second_area():
+    """Burn-in ends at 10, so 30 is the first warning: a drop at 30 is too early, one at 40 is not."""
+    runs = swept()[:3]
+    for end in (3, 4):
+        accuracy = np.array([0.6] * end + [0.1] * (12 - end))
+        runs.append(made(f"drop {end}", [OUTSIDE] * 12, 20 - end, accuracy=accuracy))
+    found = sweep(fences()[1], runs, smooth=1)
+    assert found.drops == 3
+    # Reaches 2, 0 and 3 against 0 and 1; without the early one 2 and 3.
+    assert found.area == pytest.approx((2 + 0.5 + 2) / 6)
+    assert found.area_late == 1
+
+
 def test_a_sweep_agrees_with_the_warnings_at_its_margins():
     rng = np.random.default_rng(3)
     runs = []

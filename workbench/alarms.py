@@ -298,13 +298,15 @@ class Sweep:
     """A fence at every margin that changes its false alarms, fewest first.
 
     `area` is that under the ROC: the chance that of two runs, one that drops and one that does not, the
-    first reaches further (see `reach`), a tie counting half. NaN where there are not both kinds.
+    first reaches further (see `reach`), a tie counting half. NaN where there are not both kinds. A drop
+    before any warning is possible reaches 0 whatever the fence; `area_late` leaves such runs out.
     """
 
     trades: tuple[Trade, ...]
     drops: int
     calm: int
     area: float
+    area_late: float
     sees_labels: bool
 
     def at(self, share: float) -> Trade:
@@ -352,6 +354,10 @@ def sweep(
         for far_N, one, end in zip(beyond, judged, drops, strict=True)
     ])  # fmt: skip
     falls = np.array([end is not None for end in drops], dtype=bool)
+    late = np.array([
+        end is not None and _counted(one, fence.burn_step, end) >= patience
+        for one, end in zip(judged, drops, strict=True)
+    ], dtype=bool)  # fmt: skip
     trades = []
     for margin in sorted({0.0, *reaches[~falls].tolist()}, reverse=True):
         leads = [
@@ -368,9 +374,15 @@ def sweep(
             )
         )
     return Sweep(
-        tuple(trades), int(falls.sum()), int((~falls).sum()), area(reaches[falls], reaches[~falls]),
+        tuple(trades), int(falls.sum()), int((~falls).sum()),
+        area(reaches[falls], reaches[~falls]), area(reaches[late], reaches[~falls]),
         fence.sees_labels,
     )  # fmt: skip
+
+
+def _counted(one: Path, first: int, end: int) -> int:
+    """Judged probes before step `end`."""
+    return int(((one.steps_N >= first) & (one.steps_N < end)).sum())
 
 
 def _lead_in_time(at: int | None, one: Path, patience: int, end: int) -> int:

@@ -22,7 +22,18 @@ def test_verdicts_by_arm_and_warnings_by_fence(judged):
     at_half = votes[1]
     assert at_half[2:7] == ["0.5", "2/2", "(0)", "1/3", "(1)"]
     assert at_half[7:] == ["60%", "12", "[10.5,", "13.5]", "12", "1/0/1/0"]
-    assert votes[3][2:] == ["0.83", "0/3", "1/2", "4.5", "0/0/1/1", "0/3", "1/2", "4.5", "0/0/1/1"]
+    assert votes[3][2:] == [
+        "0.83",
+        "0.83",
+        "0/3",
+        "1/2",
+        "4.5",
+        "0/0/1/1",
+        "0/3",
+        "1/2",
+        "4.5",
+        "0/0/1/1",
+    ]
     assert lines_of(text, "envelope: accuracy")[0][2:4] == ["(sees", "labels)"]
     assert max(map(len, text.splitlines())) < 140
 

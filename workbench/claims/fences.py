@@ -122,7 +122,7 @@ def paired(ours: WarningScore, theirs: WarningScore) -> dict[str, int]:
 
 
 def over_margins(fences: Fences, judged: Paths, patience: int) -> dict[str, Row]:
-    """Fence -> area under its ROC, its trades, and those at SHARES, paired with the trivial predictor's.
+    """Fence -> areas under its ROC, its trades, and those at SHARES, paired with the trivial predictor's.
 
     A trade is [margin, false alarms, detected, lead], fewest false alarms first; see `alarms.Sweep`.
     """
@@ -134,6 +134,7 @@ def over_margins(fences: Fences, judged: Paths, patience: int) -> dict[str, Row]
     for name, one in sweeps.items():
         found[name] = {
             "area": one.area,
+            "area_late": one.area_late,
             "drops": one.drops,
             "calm": one.calm,
             "sees_labels": one.sees_labels,

@@ -25,7 +25,7 @@ SWEEPS = """\
 Fences at equal false alarms: each at the margin that gives the most of them, up to a share of the runs
 without a drop. These margins are picked in hindsight, for all fences alike. Lead: "lead or 0" from above.
 Area: under the ROC, the chance that a run that drops goes further outside before it drops than a run
-without a drop goes at all."""
+without a drop goes at all; late: without the drops that come before any warning is possible."""
 
 
 def geometry_of(claim: str | os.PathLike[str] | Result) -> Result:
@@ -96,15 +96,15 @@ def _warnings(geometry: Result) -> str:
 def _sweeps(geometry: Result) -> str:
     head = [part for share in SHARES for part in
             (f"<= {share:.0%}: false", "in time", "lead", "against")]  # fmt: skip
-    lines = [["fence", "area", *head]]
+    lines = [["fence", "area", "late", *head]]
     for name, row in geometry["sweeps"].items():
         parts = []
         for share in SHARES:
             one = row["at"][str(share)]
             parts += [f"{one['false_alarms']}/{row['calm']}", f"{one['detected']}/{row['drops']}",
                       _steps(one["lead"]), _paired(one["paired"])]  # fmt: skip
-        area = "-" if row["area"] is None else f"{row['area']:.2f}"
-        lines.append([_name(name, row), area, *parts])
+        areas = ["-" if row[key] is None else f"{row[key]:.2f}" for key in ("area", "area_late")]
+        lines.append([_name(name, row), *areas, *parts])
     return f"{SWEEPS}\n{aligned(lines)}"
 
 
