@@ -103,7 +103,7 @@ def _sweeps(geometry: Result) -> str:
             one = row["at"][str(share)]
             parts += [f"{one['false_alarms']}/{row['calm']}", f"{one['detected']}/{row['drops']}",
                       _steps(one["lead"]), _paired(one["paired"])]  # fmt: skip
-        areas = ["-" if row[key] is None else f"{row[key]:.2f}" for key in ("area", "area_late")]
+        areas = [_share(row.get(key)) for key in ("area", "area_late")]
         lines.append([_name(name, row), *areas, *parts])
     return f"{SWEEPS}\n{aligned(lines)}"
 
@@ -114,6 +114,10 @@ def _name(fence: str, row: Row) -> str:
 
 def _quartiles(leads: list[float] | None) -> str:
     return "-" if leads is None else f"{leads[1]:g} [{leads[0]:g}, {leads[2]:g}]"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _steps(value: float | None) -> str:
