@@ -85,6 +85,16 @@ def test_settings_that_differ_are_named(reference):
     assert reference.misfit(VALUES | {"task": "u"}) == "task 'u' (reference: 't')"
 
 
+def test_a_task_s_parameters_at_their_defaults_make_no_difference(reference):
+    from workbench.tasks import TASKS
+
+    terms = next(iter(vars(TASKS["arithmetic"])))
+    given = {terms: getattr(TASKS["arithmetic"], terms)}
+    own = Reference("own", VALUES | {"task": "arithmetic"}, reference.runs)
+    assert own.misfit(VALUES | {"task": "arithmetic", "task_args": given}) == ""
+    assert "task_args" in own.misfit(VALUES | {"task": "arithmetic", "task_args": {terms: "other"}})
+
+
 def test_the_shipped_one_is_found_by_its_settings(reference, tmp_path, monkeypatch):
     monkeypatch.setattr(references, "data_path", lambda: tmp_path)
     references._shipped.cache_clear()

@@ -36,7 +36,7 @@ class Recipe(SimpleNamespace):
     max_new_tokens = 64
 
     def to_dict(self):
-        return dict.fromkeys(SETTINGS, 1) | {"model": "m", "task": "t"}
+        return dict.fromkeys(SETTINGS, 1) | {"model": "m", "task": "t", "task_args": {}}
 
 
 class Stub:

@@ -21,6 +21,7 @@ from workbench.geometry import Envelope
 from workbench.packaged import data_path
 from workbench.phase import CENTRES, SPACES, VOTE, Path, centre_path, distances, path, table
 from workbench.probe import ProbeTrace
+from workbench.tasks import TASKS
 from workbench.variants import WorkbenchError, lookup
 from workbench.warping import EntropyCentres, entropy_centres, resample
 
@@ -31,6 +32,16 @@ SETTINGS = (
 DIGITS = 6  # significant ones, of the numbers in a file
 
 Columns = Mapping[str, Any]  # see `phase.table`
+
+
+def comparable(values: Mapping[str, Any]) -> dict[str, Any]:
+    """SETTINGS of a recipe's values; parameters of the task that are at their defaults are left out.
+
+    A panel writes all of them into its recipes, code only some.
+    """
+    row = TASKS.get(values["task"])
+    args = {k: v for k, v in values["task_args"].items() if v != getattr(row, k, None)}
+    return {name: values[name] for name in SETTINGS} | {"task_args": args}
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,10 +85,11 @@ class Reference:
 
     def misfit(self, settings: Mapping[str, Any]) -> str:
         """In which settings other runs differ, as text; empty where they can be compared."""
+        theirs, ours = comparable(settings), comparable(self.settings)
         return ", ".join(
-            f"{name} {settings[name]!r} (reference: {self.settings[name]!r})"
+            f"{name} {theirs[name]!r} (reference: {ours[name]!r})"
             for name in SETTINGS
-            if settings[name] != self.settings[name]
+            if theirs[name] != ours[name]
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -124,7 +136,7 @@ def from_traces(
     centres = entropy_centres(resample(pooled))
     return Reference(
         about,
-        {name: settings[name] for name in SETTINGS},
+        comparable(settings),
         {run: table(found) for run, found in traces.items()},
         {run: distances(found, centres).tolist() for run, found in traces.items()},
         centres,

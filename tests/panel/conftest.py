@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from workbench import panel as panel_package
+from workbench import references
 from workbench.panel import bench
 from workbench.probe import ProbeTrace
 from workbench.recipe import LIVE, Recipe
@@ -266,3 +267,9 @@ def ui(monkeypatch, fake_run):
 @pytest.fixture
 def hostile():
     return HOSTILE
+
+
+@pytest.fixture(autouse=True)
+def nothing_shipped(monkeypatch):
+    """No reference but those that a test makes."""
+    monkeypatch.setattr(references, "_shipped", lambda: ())

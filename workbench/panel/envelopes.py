@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,7 @@ import pandas as pd
 
 from workbench import phase
 from workbench.phase import CENTRES, Path
-from workbench.recipe import TABLES
-from workbench.references import SETTINGS, Reference, from_traces, shipped
+from workbench.references import Reference, comparable, from_traces, shipped
 from workbench.variants import WorkbenchError
 
 SHIPPED, FINISHED = "shipped", "this panel's finished runs"
@@ -36,18 +35,6 @@ def left_at(events: pd.DataFrame) -> int | None:
     """The step of a guard's warning among the events of a run."""
     steps = events["step"][events["kind"] == "warning"]
     return int(steps.iloc[0]) if len(steps) else None
-
-
-def settings_of(run: Any) -> dict[str, Any]:
-    """What must agree before two runs can be compared.
-
-    A panel writes all parameters of a task into its recipes, code only some: those at their defaults are
-    left out, so that both agree.
-    """
-    recipe = run.recipe.to_dict()
-    row = TABLES["task"].get(recipe["task"])
-    args = {k: v for k, v in recipe["task_args"].items() if v != getattr(row, k, None)}
-    return {name: recipe[name] for name in SETTINGS} | {"task_args": args}
 
 
 class Envelopes:
@@ -76,14 +63,10 @@ class Envelopes:
 
     def offers(self, run: Any, runs: Sequence[Any]) -> dict[str, Offer]:
         """The references for `run`, by their label; `why_none` says why there is none."""
-        found, recipe = {}, run.recipe.to_dict()
-        settings = {name: recipe[name] for name in SETTINGS}  # as `watch` compares them
-        reference = shipped(settings_of(run))
+        found, settings = {}, comparable(run.recipe.to_dict())
+        reference = shipped(settings)
         if reference is not None:
-            found[SHIPPED] = self._offer(
-                (id(reference), repr(settings)),
-                lambda: Offer(replace(reference, settings=settings)),
-            )
+            found[SHIPPED] = self._offer((id(reference),), lambda: Offer(reference))
         good = tuple(other for other in runs if other is not run and not self._unfit(run, other))
         if good:
             columns = {other.name: self.columns(other) for other in good}
@@ -108,7 +91,7 @@ class Envelopes:
             return "has too few probes"
         if left_at(other.events) is not None:
             return "left an envelope itself"
-        differs = Reference("", settings_of(other), {}).misfit(settings_of(run))
+        differs = Reference("", other.recipe.to_dict(), {}).misfit(run.recipe.to_dict())
         return f"differs in {differs}" if differs else ""
 
     def why_none(self, run: Any, runs: Sequence[Any]) -> str:
