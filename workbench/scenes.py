@@ -294,7 +294,7 @@ def empty_scene(theme: str = "light") -> go.Figure:
         "scene": {
             "aspectmode": "cube", "uirevision": "kept", "domain": {"x": [0, 0.93]},
             **{f"{a}axis": dict(axis) for a in AXES},
-            "camera": {"eye": {"x": 1.7, "y": -1.8, "z": 0.8}, "center": {"x": 0, "y": 0, "z": -0.12}},
+            "camera": {"eye": {"x": 1.85, "y": -1.95, "z": 0.85}, "center": {"x": 0, "y": 0, "z": -0.12}},
         },
     })  # fmt: skip
 

@@ -246,6 +246,16 @@ def test_leaving_is_warned_of_and_return_goes_to_the_last_checkpoint_inside(view
     assert not view.back.disabled
 
 
+def test_a_run_that_was_warned_of_is_no_reference_for_the_next(view, probed):
+    good, run = leave(view, probed)
+    assert "Reference: finished runs of this panel: good." in view.words.value
+    run.status = "finished"  # and no guard has written an event
+    run._events.clear()
+    third = probed([INSIDE, INSIDE], "third")
+    show(view, [good, run, third])
+    assert view._offers[FINISHED].runs == (good,)
+
+
 def test_without_a_checkpoint_from_before_there_is_no_button(view, probed):
     leave(view, probed, checkpoints=(8, 10))
     assert "nothing to return to" in view.alarm.value and view.back.layout.display == "none"

@@ -43,6 +43,7 @@ class Envelopes:
     def __init__(self, wake: Callable[[], None]) -> None:
         self.found = 0  # counts what the thread has finished
         self.trouble = ""  # why it could not
+        self.astray: set[Any] = set()  # runs that the tab has warned of, with a guard or without
         self._wake = wake
         self._columns: dict[Any, tuple[int, dict[str, Any]]] = {}
         self._offers: dict[tuple[Any, ...], Offer] = {}
@@ -89,7 +90,7 @@ class Envelopes:
             return "has not finished"
         if len(self.columns(other)["step"]) < FEWEST:
             return "has too few probes"
-        if left_at(other.events) is not None:
+        if other in self.astray or left_at(other.events) is not None:
             return "left an envelope itself"
         differs = Reference("", other.recipe.to_dict(), {}).misfit(run.recipe.to_dict())
         return f"differs in {differs}" if differs else ""

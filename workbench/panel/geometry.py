@@ -44,6 +44,7 @@ class Look:
     paths: tuple[Path | None, ...] = ()
     current: int = 0
     envelope: Envelope | None = None
+    about: str = ""  # the reference
     found: Verdict | None = None
     why: str = ""  # instead of a verdict
     left: int | None = None  # step of the warning, in P1 without labels
@@ -73,12 +74,13 @@ def no_probes(run: Any, place: str) -> str:
     return f"No probes yet: {run.name} takes one every {run.recipe.probe_every} steps."
 
 
-def verdict_html(found: Verdict, one: Path, envelope: Envelope) -> str:
+def verdict_html(found: Verdict, one: Path, envelope: Envelope, about: str) -> str:
     """The verdict with the numbers that decided it, and what they have seen."""
     known = {name: value for name, value in found.decided_by.items() if np.isfinite(value)}
     numbers = [f"{name} {value:.3g}" for name, value in known.items()]
     numbers += found.signs if found.name == RELAXATION else ()
-    seen = ["The axes see labels." if one.sees_labels else "The axes are label-free."]
+    seen = [f"Reference: {about}."]
+    seen.append("The axes see labels." if one.sees_labels else "The axes are label-free.")
     if found.labelled and not one.sees_labels:
         seen.append("The verdict also reads the accuracy of the probe.")
     shared = shared_probes(one, envelope)
@@ -279,7 +281,7 @@ class GeometryView:
         look = self._look = self._judge()
         self._place_slider(0 if look.path is None else len(look.path.steps_N))
         if look.found is not None and look.path is not None and look.envelope is not None:
-            text = verdict_html(look.found, look.path, look.envelope)
+            text = verdict_html(look.found, look.path, look.envelope, look.about)
         else:
             text = status(look.why)
         self.words.value = text
@@ -329,7 +331,7 @@ class GeometryView:
             found = verdict(one, envelope, cap=run.recipe.max_new_tokens, margin=MARGIN)
         except WorkbenchError as error:
             return Look(**kept, why=str(error))
-        return Look(**kept, envelope=envelope, found=found)
+        return Look(**kept, envelope=envelope, about=reference.about, found=found)
 
     def _at(self) -> int:
         """The current run's place among those of the panel."""
@@ -354,6 +356,7 @@ class GeometryView:
             left = None
         if left is None:
             return None, None
+        self.envelopes.astray.add(self._run)
         from workbench.watch import last_inside  # here, since it brings torch
 
         return left, last_inside(self._run, offer.reference)
