@@ -44,6 +44,14 @@ def test_the_reward_is_scaled_within_its_arm(judged):
     assert list(reward.y) == [0.5, 0.5, 0.5]
 
 
+def test_a_reward_that_is_zero_by_construction_is_not_drawn(judged):
+    fall = judged["arms"]["fall"]
+    arms = {"a": fall | {"recipe": {"standardise": "group"}}, "b": fall}
+    figure = curves_figure({"arms": arms})
+    assert [len(on(figure, axis)) for axis in ("x", "x2")] == [3, 4]
+    assert [trace.line.dash for trace in figure.data if trace.showlegend] == [None, "dash"]
+
+
 def test_many_arms_go_into_rows(judged):
     arms = {f"arm {i}": judged["arms"]["fall"] for i in range(6)}
     figure = curves_figure({"arms": arms})

@@ -29,6 +29,7 @@ def curves_figure(
 
     The reward is the mean over seeds. Where it does not lie between 0 and 1 by itself, it is scaled so that
     its least value in the arm is 0 and its greatest 1: then only its direction compares with accuracy.
+    Rewards standardised within the group have a mean of 0 at every step and are not drawn.
     """
     chosen = list(result["arms"] if arms is None else arms)
     found = {arm: _columns(lookup(result["arms"], "arm", arm)) for arm in chosen}
@@ -40,9 +41,11 @@ def curves_figure(
         rows=rows, cols=min(COLUMNS, len(found)), shared_yaxes=True, subplot_titles=list(found),
         horizontal_spacing=0.03, vertical_spacing=0.28 / rows,
     )  # fmt: skip
-    for place, columns in enumerate(found.values()):
+    for place, (arm, columns) in enumerate(found.items()):
         at = {"row": place // COLUMNS + 1, "col": place % COLUMNS + 1}
         _arm_lines(figure, columns, place == 0, at)
+        if not _standardised(result["arms"][arm]):
+            _reward_line(figure, columns, at)
     figure.update_yaxes(range=[-0.03, 1.03])
     figure.update_layout(**look(theme), height=90 + ROW * rows)
     figure.update_layout(legend={"y": -0.2 / rows})
@@ -53,27 +56,35 @@ def _columns(arm: Result) -> list[dict[str, Any]]:
     return [cell["probes"] for cell in arm["cells"] if "probes" in cell]
 
 
+def _standardised(arm: Result) -> bool:
+    return arm.get("recipe", {}).get("standardise") == "group"
+
+
 def _arm_lines(
     figure: go.Figure, columns: list[dict[str, Any]], first: bool, at: dict[str, int]
 ) -> None:
-    accuracy = _mean(columns, "accuracy")
-    reward = _mean(columns, "reward")
     for each in columns:
         figure.add_scatter(
             x=each["step"], y=each["accuracy"], mode="lines", hoverinfo="skip",
             line={"color": BLUE, "width": 1}, opacity=0.3, showlegend=False, **at,
         )  # fmt: skip
-    dashed = {"color": VERMILLION, "dash": "dash"}
-    lines = (
-        ("accuracy, mean over seeds", accuracy, accuracy, {"color": BLUE, "width": 2.5}),
-        ("reward, scaled unless within 0 to 1", _scaled(reward), reward, dashed),
-    )
-    for name, shown, value, line in lines:
-        figure.add_scatter(
-            x=shown.index, y=shown, customdata=value, mode="lines", line=line, name=name,
-            legendgroup=name, showlegend=first,
-            hovertemplate=f"step %{{x}}: {name.split(',')[0]} %{{customdata:.3f}}<extra></extra>", **at,
-        )  # fmt: skip
+    mean = _mean(columns, "accuracy")
+    figure.add_scatter(
+        x=mean.index, y=mean, mode="lines", line={"color": BLUE, "width": 2.5},
+        name="accuracy, mean over seeds", legendgroup="accuracy", showlegend=first,
+        hovertemplate="step %{x}: accuracy %{y:.3f}<extra></extra>", **at,
+    )  # fmt: skip
+
+
+def _reward_line(figure: go.Figure, columns: list[dict[str, Any]], at: dict[str, int]) -> None:
+    reward = _mean(columns, "reward")
+    shown = {trace.legendgroup for trace in figure.data}
+    figure.add_scatter(
+        x=reward.index, y=_scaled(reward), customdata=reward, mode="lines",
+        line={"color": VERMILLION, "dash": "dash"}, name="reward, scaled unless within 0 to 1",
+        legendgroup="reward", showlegend="reward" not in shown,
+        hovertemplate="step %{x}: reward %{customdata:.3f}<extra></extra>", **at,
+    )  # fmt: skip
 
 
 def _mean(columns: list[dict[str, Any]], name: str) -> pd.Series:
