@@ -113,3 +113,9 @@ def test_without_rollouts_it_says_when_they_come(fake_run):
     view = rollouts.RolloutView(lambda action: lambda *_: action())
     view.show(fake_run(Recipe(), started=False))
     assert "appear while the run goes on" in view.text.value and view.step.options == ()
+
+
+def test_a_second_run_without_rollouts_takes_the_place_of_one_that_has_some(view, fake_run):
+    view.show(fake_run(Recipe(), started=False))
+    assert "appear while the run goes on" in view.text.value
+    assert view.step.options == () and view.prompt.options == ()

@@ -150,10 +150,12 @@ class RolloutView:
                 self.step.options = steps
             self.step.value = chosen
             self._quiet = False
-            if chosen is None:
-                self.prompt.options, self.text.value = (), EMPTY
-            else:
+            if chosen is not None:
                 self._load()
+                return
+            self._quiet = True  # a run without rollouts yet, after one that had some
+            self.prompt.options, self.text.value = (), EMPTY
+            self._quiet = False
 
     def _on_step(self) -> None:
         with self._lock:
