@@ -13,6 +13,7 @@ PUBLIC = {
     "REWARDS",
     "SURROGATES",
     "TASKS",
+    "Guard",
     "Recipe",
     "WorkbenchError",
     "attach",
@@ -21,6 +22,7 @@ PUBLIC = {
     "panel",
     "pass_at_k",
     "train",
+    "verdict",
 }
 
 
