@@ -285,7 +285,7 @@ class Panel:
 
     def _figures(self) -> list[str]:
         """pass@1 and the greatest pass@k, from the base to now, as text beside the curves."""
-        from workbench.plots import pass_ks
+        from workbench.series import pass_ks
 
         metrics = self.run.metrics
         ks = pass_ks(metrics)
