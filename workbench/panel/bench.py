@@ -243,6 +243,7 @@ class Panel:
         with self._lock:
             alive = any(run.status in ALIVE for run in self.runs)
             self.curves.draw([(run.name, run.metrics, run.events) for run in self.runs])
+            self.controls.timeline.follow(self.run)
             self._draw_state()
             shown = TABS[self.tabs.selected_index or 0]
             if shown == "Rollouts":
@@ -284,7 +285,7 @@ class Panel:
         return " · ".join(parts + self._figures() + notice(self.run))
 
     def _figures(self) -> list[str]:
-        """pass@1 and the greatest pass@k, from the base to now, as text beside the curves."""
+        """pass@1, the greatest pass@k and T_post + A_pre, from the base to now, as text beside the curves."""
         from workbench.series import pass_ks
 
         metrics = self.run.metrics
@@ -294,6 +295,8 @@ class Panel:
             known = metrics[f"eval/pass@{k}"].dropna()
             if len(known):
                 found.append(f"pass@{k} {known.iloc[0]:.3f} → <b>{known.iloc[-1]:.3f}</b>")
+        if "eval/post_pre" in metrics and len(known := metrics["eval/post_pre"].dropna()):
+            found.append(f"T_post+A_pre {known.iloc[0]:.3f} → <b>{known.iloc[-1]:.3f}</b>")
         return found
 
     # --- how it is built --------------------------------------------------------------------------
