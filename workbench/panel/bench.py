@@ -17,6 +17,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from workbench.panel.controls import Controls
+from workbench.panel.cross import CrossView
 from workbench.panel.curves import MAX_RUNS, Drawer, LiveCurves, TableCurves, missing
 from workbench.panel.geometry import GeometryView, notice
 from workbench.panel.rollouts import RolloutView
@@ -25,7 +26,7 @@ from workbench.recipe import LIVE, Recipe
 from workbench.variants import WorkbenchError
 
 ALIVE = ("starting", "running", "paused")
-TABS = ("Curves", "Rollouts", "Geometry")
+TABS = ("Curves", "Rollouts", "Geometry", "Cross")
 # Which buttons make sense in which state; "" is before the first run.
 BUTTONS_IN = {
     "": ("start",),
@@ -101,6 +102,7 @@ class Panel:
         reason = missing()
         self.curves = LiveCurves() if reason is None else TableCurves(reason)
         self.rollouts = RolloutView(self._guard)
+        self.cross = CrossView(self._guard)
         self.drawer = Drawer(self.draw, self._failed)
         sections = self.controls.sections
         place = next(title for title, names in sections.items() if "probe_every" in names)
@@ -211,6 +213,7 @@ class Panel:
             self.choice.layout.display = "" if len(self.runs) > 1 else "none"
             self.rollouts.show(run)
             self.geometry.adopt(run, self.runs)
+            self.cross.show(run)
         self.drawer.wake()
 
     def _changed(self, **changes: Any) -> None:
@@ -341,7 +344,7 @@ class Panel:
         line.add_class("wb-buttons")
         bar = widgets.VBox([line, self.state, self.message])
         bar.add_class("wb-bar")
-        views = (self.curves, self.rollouts, self.geometry)
+        views = (self.curves, self.rollouts, self.geometry, self.cross)
         self.tabs = widgets.Tab([view.root for view in views], titles=TABS)
         self.tabs.add_class("wb-right-side")
         self.tabs.observe(lambda _: self.drawer.wake(), "selected_index")

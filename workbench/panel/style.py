@@ -83,6 +83,7 @@ CSS = """
 .wb-t7 { background: color-mix(in srgb, #0072B2 56%, transparent) }
 .wb-shades { display: inline-flex; vertical-align: -2px; border: 1px solid var(--wb-line) }
 .wb-shade { display: inline-block; width: 16px; height: 11px }
+.wb-list { margin: 6px 0; padding-left: 18px; line-height: 1.5 }
 .wb-right { color: #007a59 } .wb-wrong { color: #b34d00 }
 [data-jp-theme-light="false"] .wb-right { color: #2fc79a }
 [data-jp-theme-light="false"] .wb-wrong { color: #f08a3c }

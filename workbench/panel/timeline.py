@@ -127,7 +127,9 @@ def said(gets: Gets) -> str:
 def stage_words(stage: Stage) -> str:
     """A stage in words."""
     ends = dict.fromkeys((stage.first, stage.last))
-    text = f"{'steps' if len(ends) > 1 else 'step'} {' to '.join(map(str, ends))} {said(stage.gets)}"
+    text = (
+        f"{'steps' if len(ends) > 1 else 'step'} {' to '.join(map(str, ends))} {said(stage.gets)}"
+    )
     return text if stage.later is None else f"{text}, then {said(stage.later)} {FLAT}"
 
 
