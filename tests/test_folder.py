@@ -289,4 +289,5 @@ def test_rollouts_are_one_row_a_completion(kept, toy_recipe, trained):
     assert table["advantage"].tolist() == pytest.approx(report.advantages_PG.flatten().tolist())
     for row, length in zip(table.itertuples(), rollouts.lengths_B.tolist(), strict=True):
         assert len(row.tokens) == len(row.logprobs) == len(row.entropies) == length
+        assert "".join(row.tokens).replace("<|end|>", "") == row.completion.replace("<|end|>", "")
     assert table["logprobs"][3][0] == rollouts.logprobs_BT[3, 0].item()

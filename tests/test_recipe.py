@@ -295,3 +295,31 @@ def test_words_and_lists_survive_yaml_and_links():
     for each in (recipe, auto):
         assert Recipe.from_yaml(each.to_yaml()) == each
         assert Recipe.from_link(each.to_link()) == each
+
+
+def test_a_separation_is_checked_with_its_arguments_and_survives_yaml_links_and_code():
+    arguments = {"switch": "step", "step": 3}
+    recipe = Recipe(separation="start", separation_args=arguments)
+    assert Recipe.from_yaml(recipe.to_yaml()) == recipe
+    assert Recipe.from_link(recipe.to_link()) == recipe
+    assert "separation='start'" in recipe.to_code() and "'step': 3" in recipe.to_code()
+    assert {"separation", "separation_args", "cross_samples"} <= set(LIVE)
+    assert recipe.replace(separation="joint").separation_args == {}
+    for wrong, message in (
+        ({"separation": "strat"}, "Unknown separation 'strat'.*'start'"),
+        ({"separation": shout}, "separation is.*give a text"),
+        ({"separation_args": {"share": 0.5}}, "Unknown parameter of joint 'share'"),
+        ({"separation": "start", "separation_args": {"share": 2.0}}, "start.share is 2.0; give 0 to 1"),
+        ({"separation": "start", "separation_args": {"switch": "late"}}, "Unknown start.switch 'late'"),
+    ):  # fmt: skip
+        with pytest.raises(WorkbenchError, match=message):
+            Recipe(**wrong)
+
+
+def test_a_switch_when_flat_needs_the_score_that_it_watches():
+    fields = {"separation": "reversed", "separation_args": {"switch": "flat"}}
+    with pytest.raises(
+        WorkbenchError, match="'flat' watches eval/post_pre.*cross_samples at least 1"
+    ):
+        Recipe(**fields)
+    assert Recipe(**fields, cross_samples=2).separation == "reversed"

@@ -32,6 +32,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from workbench.pieces import pieces
 from workbench.probe import ProbeTrace
 from workbench.recipe import Recipe
 from workbench.trainer import Report, State
@@ -303,7 +304,7 @@ def rollout_table(report: Report, state: State) -> pa.Table:
     rollouts = report.rollouts
     lengths = rollouts.lengths_B.tolist()
     ids = rollouts.completion_ids_BT.tolist()
-    text_of = {i: state.policy.tokenizer.decode([i]) for i in {i for row in ids for i in row}}
+    kept = [row[:n] for row, n in zip(ids, lengths, strict=True)]
     columns: dict[str, Any] = {
         "step": [report.step] * rollouts.B,
         "prompt_index": [b // rollouts.G for b in range(rollouts.B)],
@@ -318,7 +319,7 @@ def rollout_table(report: Report, state: State) -> pa.Table:
         "advantage": report.advantages_PG.flatten().tolist(),
         "length": lengths,
         "truncated": rollouts.truncated_B.tolist(),
-        "tokens": [[text_of[i] for i in row[:n]] for row, n in zip(ids, lengths, strict=True)],
+        "tokens": pieces(state.policy.tokenizer, kept),
     }
     for name in ("logprobs", "entropies"):
         series_BT = getattr(rollouts, f"{name}_BT").tolist()

@@ -145,6 +145,11 @@ class Policy:
         found = {i for i in (self.tokenizer.eos_token_id, *several) if i is not None}
         return sorted(found)
 
+    def thought_end_id(self) -> int | None:
+        """The token that ends the thinking, or None where `</think>` is not one token."""
+        found = self.tokenizer.convert_tokens_to_ids("</think>")
+        return found if isinstance(found, int) and found != self.tokenizer.unk_token_id else None
+
     def state(self) -> dict[str, Tensor]:
         """The adapter as plain CPU tensors, named as in peft's adapter_model.safetensors."""
         tensors = _adapter_tensors(self.model)

@@ -7,14 +7,10 @@ function of your own with the same signature.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import dataclasses
 import functools
-import json
 import math
-import zlib
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +20,8 @@ from workbench.anchors import ANCHORS
 from workbench.fields import check_setting, setting
 from workbench.objectives import OBJECTIVES
 from workbench.rewards import REWARDS
+from workbench.separation import SEPARATIONS
+from workbench.sharing import code_of, link_of, read_link
 from workbench.surrogates import AGGREGATIONS, SURROGATES
 from workbench.tasks import TASKS, make_task
 from workbench.variants import Variant, WorkbenchError, lookup, unknown
@@ -35,15 +33,10 @@ TABLES: dict[str, dict[str, Any]] = {
     "aggregation": AGGREGATIONS,
     "anchor": ANCHORS,
     "rewards": REWARDS,
+    "separation": SEPARATIONS,
 }
-OPEN_KINDS = (
-    "objective",
-    "surrogate",
-    "aggregation",
-    "anchor",
-)  # these take your own functions too
-_LINK = "workbench:"
-_LINK_LIMIT = 100_000  # bytes of JSON that a link may unpack to
+# These take your own functions too.
+OPEN_KINDS = ("objective", "surrogate", "aggregation", "anchor")
 
 
 @dataclass(frozen=True)
@@ -120,6 +113,12 @@ class Recipe:
     )  # fmt: skip
     reference_every: int = setting(20, "Steps between periodic copies.", low=1, live=True)
 
+    separation: str = setting(
+        "joint", "Which tokens get gradient: thinking and answer together, one of them, or in stages.",
+        live=True,
+    )  # fmt: skip
+    separation_args: dict[str, Any] = setting({}, "Parameters of the separation.", live=True)
+
     prompts_per_step: int = setting(16, "Prompts in a step (P).", low=1)
     group_size: int = setting(16, "Completions of each prompt (G).", low=1)
     max_new_tokens: int = setting(64, "Longest completion, in tokens.", low=1)
@@ -128,12 +127,9 @@ class Recipe:
         low=0, high=16, live=True,
     )  # fmt: skip
     temperature: float = setting(
-        1.0,
-        "Sampling temperature; the KL shown is exact in the mean at 1.",
-        above=0,
-        high=10,
-        live=True,
-    )
+        1.0, "Sampling temperature; the KL shown is exact in the mean at 1.",
+        above=0, high=10, live=True,
+    )  # fmt: skip
     top_p: float = setting(1.0, "Nucleus sampling; 1 keeps all tokens.", above=0, high=1, live=True)
     top_k: int = setting(0, "Sample among the k likeliest tokens; 0 keeps all.", low=0, live=True)
     min_p: float = setting(0.0, "Drop tokens below this share of the likeliest one.",
@@ -156,6 +152,12 @@ class Recipe:
     eval_every: int = setting(10, "Steps between evaluations.", low=1)
     eval_prompts: int = setting(64, "Held-out prompts of an evaluation, always the same.", low=1)
     eval_samples: int = setting(64, "Completions of each: pass@k is known up to this k.", low=1)
+    cross_samples: int = setting(
+        0,
+        "Thoughts of each held-out question whose answers, by the policy and by the initial policy, are "
+        "judged at every evaluation; 0 leaves it out.",
+        low=0, live=True,
+    )  # fmt: skip
     checkpoint_every: int = setting(10, "Steps between checkpoints.", low=1)
     rollouts_every: int = setting(5, "Steps between saved batches of rollouts.", low=1)
     probe_every: int = setting(
@@ -167,7 +169,7 @@ class Recipe:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             check_setting(field, getattr(self, field.name), open=field.name in OPEN_KINDS)
-        for kind in OPEN_KINDS:
+        for kind in (*OPEN_KINDS, "separation"):
             row = self.variant(kind)
             if isinstance(row, Variant) and f"{kind}_args" in FIELDS:
                 row.check(str(getattr(self, kind)), getattr(self, f"{kind}_args"))
@@ -175,6 +177,7 @@ class Recipe:
         self._check_rewards()
         self._check_range()
         self._check_sizes()
+        self._check_separation()
         if self.kl_target and not self.beta:
             raise WorkbenchError("kl_target moves beta from where it is; give beta more than 0.")
 
@@ -243,6 +246,15 @@ class Recipe:
             raise WorkbenchError(
                 f"minibatches is {self.minibatches}, but a batch holds {self.prompts_per_step} groups; "
                 "give at most prompts_per_step."
+            )
+
+    def _check_separation(self) -> None:
+        rule = (self.variant("separation").defaults | self.separation_args).get("switch")
+        if rule == "flat" and not self.cross_samples:
+            raise WorkbenchError(
+                f"separation {self.separation!r} with switch 'flat' watches eval/post_pre, which is not "
+                "measured with cross_samples 0; give cross_samples at least 1, or switch by 'share' or "
+                "'step'."
             )
 
     def variant(self, kind: str) -> Any:
@@ -353,29 +365,16 @@ class Recipe:
 
     def to_code(self) -> str:
         """A snippet that runs this recipe."""
-        own = {_name(function) for function in own_functions(vars(self))}
-        lines = [f"    {key}={_code(value, own)}," for key, value in self.changed().items()]
-        body = "\n" + "\n".join(lines) + "\n" if lines else ""
-        return f"import workbench as wb\n\nrecipe = wb.Recipe({body})\nrun = wb.train(recipe)\n"
+        return code_of(self.changed(), {_name(f) for f in own_functions(vars(self))})
 
     def to_link(self) -> str:
         """One short string that holds every choice, the seed included."""
-        data = json.dumps(self.changed(), separators=(",", ":"), sort_keys=True).encode()
-        return _LINK + base64.urlsafe_b64encode(zlib.compress(data, 9)).decode().rstrip("=")
+        return link_of(self.changed())
 
     @classmethod
     def from_link(cls, link: str, functions: Iterable[Callable[..., Any]] = ()) -> Recipe:
-        """The recipe in a link; links come from strangers, so its size is bounded."""
-        text = link.strip().removeprefix(_LINK)
-        try:
-            packed = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-            data = zlib.decompressobj().decompress(packed, _LINK_LIMIT)
-            values = json.loads(data)
-        except (binascii.Error, zlib.error, ValueError, RecursionError) as error:
-            raise WorkbenchError(
-                "This is not a whole recipe link; copy it again, from 'workbench:' to its end."
-            ) from error
-        return cls.from_dict(values, functions)
+        """The recipe in a link."""
+        return cls.from_dict(read_link(link), functions)
 
 
 FIELDS: dict[str, dataclasses.Field[Any]] = {f.name: f for f in dataclasses.fields(Recipe)}
@@ -402,13 +401,3 @@ def _find(kind: str, name: Any, own: Mapping[str, Callable[..., Any]]) -> Any:
 
 def _name(value: Any) -> str:
     return getattr(value, "__name__", type(value).__name__) if callable(value) else str(value)
-
-
-def _code(value: Any, own: Collection[str]) -> str:
-    """`value` as Python text; the names of the user's own functions stay names."""
-    if isinstance(value, str) and value in own:
-        return value
-    if isinstance(value, dict):
-        items = ", ".join(f"{_code(key, own)}: {_code(item, own)}" for key, item in value.items())
-        return "{" + items + "}"
-    return repr(value)

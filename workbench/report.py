@@ -12,7 +12,8 @@ from typing import Any
 
 import pandas as pd
 
-from workbench.plots import RunCurves, curves_figure, pass_ks
+from workbench.plots import curves_figure
+from workbench.series import RunCurves, pass_ks
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1180px; margin: 2em auto }

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from ipywidgets.widgets import widget
 
-from workbench import plots
+from workbench import plots, series
 from workbench.panel import curves
 
 EVENTS = pd.DataFrame(columns=["step", "time", "kind", "text"])
@@ -127,7 +127,7 @@ def test_the_fourth_row_comes_with_the_first_chosen_alpha_and_goes_with_its_run(
 def test_a_long_run_is_thinned():
     live = curves.LiveCurves()
     live.draw([("a", make_metrics(9_000), EVENTS)])
-    assert 1_000 < len(trace(live, "entropy").x) <= plots.MAX_POINTS
+    assert 1_000 < len(trace(live, "entropy").x) <= series.MAX_POINTS
 
 
 def test_the_fallback_updates_in_place_and_escapes(hostile):

@@ -17,6 +17,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from workbench.panel.controls import Controls
+from workbench.panel.cross import CrossView
 from workbench.panel.curves import MAX_RUNS, Drawer, LiveCurves, TableCurves, missing
 from workbench.panel.geometry import GeometryView, notice
 from workbench.panel.rollouts import RolloutView
@@ -25,7 +26,7 @@ from workbench.recipe import LIVE, Recipe
 from workbench.variants import WorkbenchError
 
 ALIVE = ("starting", "running", "paused")
-TABS = ("Curves", "Rollouts", "Geometry")
+TABS = ("Curves", "Rollouts", "Geometry", "Cross")
 # Which buttons make sense in which state; "" is before the first run.
 BUTTONS_IN = {
     "": ("start",),
@@ -101,6 +102,7 @@ class Panel:
         reason = missing()
         self.curves = LiveCurves() if reason is None else TableCurves(reason)
         self.rollouts = RolloutView(self._guard)
+        self.cross = CrossView(self._guard)
         self.drawer = Drawer(self.draw, self._failed)
         sections = self.controls.sections
         place = next(title for title, names in sections.items() if "probe_every" in names)
@@ -211,6 +213,7 @@ class Panel:
             self.choice.layout.display = "" if len(self.runs) > 1 else "none"
             self.rollouts.show(run)
             self.geometry.adopt(run, self.runs)
+            self.cross.show(run)
         self.drawer.wake()
 
     def _changed(self, **changes: Any) -> None:
@@ -243,6 +246,7 @@ class Panel:
         with self._lock:
             alive = any(run.status in ALIVE for run in self.runs)
             self.curves.draw([(run.name, run.metrics, run.events) for run in self.runs])
+            self.controls.timeline.follow(self.run)
             self._draw_state()
             shown = TABS[self.tabs.selected_index or 0]
             if shown == "Rollouts":
@@ -284,8 +288,8 @@ class Panel:
         return " · ".join(parts + self._figures() + notice(self.run))
 
     def _figures(self) -> list[str]:
-        """pass@1 and the greatest pass@k, from the base to now, as text beside the curves."""
-        from workbench.plots import pass_ks
+        """pass@1, the greatest pass@k and T_post + A_pre, from the base to now, as text beside the curves."""
+        from workbench.series import pass_ks
 
         metrics = self.run.metrics
         ks = pass_ks(metrics)
@@ -294,6 +298,8 @@ class Panel:
             known = metrics[f"eval/pass@{k}"].dropna()
             if len(known):
                 found.append(f"pass@{k} {known.iloc[0]:.3f} → <b>{known.iloc[-1]:.3f}</b>")
+        if "eval/post_pre" in metrics and len(known := metrics["eval/post_pre"].dropna()):
+            found.append(f"T_post+A_pre {known.iloc[0]:.3f} → <b>{known.iloc[-1]:.3f}</b>")
         return found
 
     # --- how it is built --------------------------------------------------------------------------
@@ -338,7 +344,7 @@ class Panel:
         line.add_class("wb-buttons")
         bar = widgets.VBox([line, self.state, self.message])
         bar.add_class("wb-bar")
-        views = (self.curves, self.rollouts, self.geometry)
+        views = (self.curves, self.rollouts, self.geometry, self.cross)
         self.tabs = widgets.Tab([view.root for view in views], titles=TABS)
         self.tabs.add_class("wb-right-side")
         self.tabs.observe(lambda _: self.drawer.wake(), "selected_index")

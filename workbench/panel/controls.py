@@ -28,6 +28,7 @@ from workbench.panel.inputs import (
     read_live,
 )
 from workbench.panel.preview import Preview
+from workbench.panel.timeline import Plan, Timeline
 from workbench.recipe import FIELDS, LIVE, TABLES, Recipe
 
 SECTIONS: dict[str, tuple[str, ...]] = {
@@ -37,6 +38,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     ),
     "Rewards": ("rewards", "standardise", "reward_floor", "truncated", "extra_votes"),
     "Surrogate": ("surrogate", "aggregation"),
+    "Think / answer": ("separation", "answerer", "answers_per_thought", "cross_samples"),
     "Task": ("task",),
     "Model": (
         "model", "quantize", "lora_rank", "lora_alpha", "lora_targets", "lora_dropout", "device",
@@ -51,6 +53,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 REST = "Run, evaluation, saving"  # every field that no section names
+PLANNED = {"steps", "separation", "answerer"}  # what the strip of the timeline follows
 OPEN = ("Objective", "KL anchor", "Rewards")
 FIXED = "Fixed when the run started; press Stop, change it and press Start for a new run."
 
@@ -294,6 +297,11 @@ class Controls:
         self.by_field["objective"].moved = self._draw_preview
         self.by_field["group_size"].widget.observe(lambda _: self._draw_preview(), "value")
         self._draw_preview()
+        self.timeline = Timeline()
+        self.by_field["separation"].moved = self._draw_timeline
+        for name in PLANNED & set(self.by_field) - {"separation"}:
+            self.by_field[name].widget.observe(lambda _: self._draw_timeline(), "value")
+        self._draw_timeline()
         self.headers: dict[str, widgets.ToggleButton] = {}
         self.root = widgets.VBox([self._section(title) for title in self.sections])
         self.root.add_class("wb-controls")
@@ -312,6 +320,7 @@ class Controls:
         with self._silence():
             for control in self.by_field.values():
                 control.show(recipe)
+        self._draw_timeline()
 
     def lock(self, running: bool) -> None:
         """While a run is going, disable what can't change in it and say why in the tooltip."""
@@ -334,6 +343,12 @@ class Controls:
         group = self.by_field["group_size"].widget.value
         self.preview.show(control.row, group, arguments, note)
 
+    def _draw_timeline(self) -> None:
+        values: dict[str, Any] = {}
+        for name in PLANNED & set(self.by_field):
+            values |= self.by_field[name].values()
+        self.timeline.plan(Plan(**values))
+
     def _changed(self, **changes: Any) -> None:
         if not self._silent:
             self._report(**changes)
@@ -352,7 +367,11 @@ class Controls:
         header = widgets.ToggleButton(opened, description=title, tooltip=f"Show or hide: {title}")
         header.add_class("wb-header")
         boxes = [self.by_field[name].box for name in self.sections[title]]
-        body = widgets.VBox([*boxes, self.preview.root] if title == "Objective" else boxes)
+        if title == "Objective":
+            boxes.append(self.preview.root)
+        if "separation" in self.sections[title]:
+            boxes.insert(1, self.timeline.root)
+        body = widgets.VBox(boxes)
         body.add_class("wb-section-body")
 
         def fold(_: Any = None) -> None:

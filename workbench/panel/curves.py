@@ -20,8 +20,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from traitlets import observe
 
-from workbench import plots
-from workbench.plots import RunCurves, TraceData
+from workbench import plots, series
+from workbench.series import RunCurves, TraceData
 
 MAX_RUNS = 4  # a live figure's traces are made up front; the oldest run makes room for a fifth
 PERIOD = 0.2  # seconds between two drawings, at least
@@ -129,7 +129,7 @@ class LiveCurves:
         self._seen = seen
         changes = [self._changes(slot, runs) for slot in range(MAX_RUNS)]
         count = sum(map(len, changes))
-        extra = plots.extras(self._drawn)
+        extra = series.extras(self._drawn)
         if count:
             with self.figure.batch_update():
                 for slot, data in enumerate(changes):
@@ -142,9 +142,9 @@ class LiveCurves:
 
     def _changes(self, slot: int, runs: Sequence[RunCurves]) -> Mapping[str, TraceData]:
         if slot < len(runs):
-            data = plots.trace_data(*runs[slot])
+            data = series.trace_data(*runs[slot])
         else:
-            data = dict.fromkeys(self._drawn[slot], plots.NOTHING)
+            data = dict.fromkeys(self._drawn[slot], series.NOTHING)
         drawn = self._drawn[slot]
         changed = {key: value for key, value in data.items() if not same(drawn.get(key), value)}
         self._drawn[slot] = drawn | changed
@@ -168,10 +168,10 @@ class TableCurves:
         return len(rows)
 
     def _rows(self, name: str, metrics: pd.DataFrame) -> list[str]:
-        columns = [f"eval/pass@{k}" for k in plots.pass_ks(metrics)]
-        found = [(column, plots.series(metrics, column)[1]) for column in columns]
-        single = [plot for plot in plots.SUBPLOTS if plot.metric]
-        found += [(plot.metric, plots.single(metrics, plot, "").y) for plot in single]
+        columns = [f"eval/pass@{k}" for k in series.pass_ks(metrics)]
+        found = [(column, series.series(metrics, column)[1]) for column in columns]
+        single = [plot for plot in series.SUBPLOTS if plot.metric]
+        found += [(plot.metric, series.single(metrics, plot, "").y) for plot in single]
         return [
             f"<tr><td>{html.escape(name)}</td><td>{html.escape(column.split('/', 1)[1])}</td>"
             f"<td>{y[0]:.3f}</td><td>{y[-1]:.3f}</td><td>{sparkline(y)}</td></tr>"
@@ -182,7 +182,7 @@ class TableCurves:
 
 def sparkline(y: np.ndarray) -> str:
     """A curve as a small inline SVG."""
-    _, y = plots.thin(np.arange(len(y)), y, limit=120)
+    _, y = series.thin(np.arange(len(y)), y, limit=120)
     span = float(np.ptp(y)) or 1.0
     xs = np.linspace(1, 119, len(y))
     ys = 19 - 18 * (y - y.min()) / span

@@ -13,6 +13,9 @@ from typing import Any
 import ipywidgets as widgets
 import pandas as pd
 
+from workbench.panel import tokens
+from workbench.panel.tokens import Colouring
+
 SORTS = {
     "as sampled": None,
     "advantage, highest first": "advantage",
@@ -52,8 +55,8 @@ def number(value: Any, signed: bool = False) -> str:
     return "–" if pd.isna(value) else f"{float(value):{'+' if signed else ''}.3g}"
 
 
-def table_html(table: pd.DataFrame) -> str:
-    """The completions of one prompt as a table."""
+def table_html(table: pd.DataFrame, how: Colouring = tokens.PLAIN) -> str:
+    """The completions of one prompt as a table, their tokens coloured as asked."""
     if table.empty:
         return '<div class="wb-doc">No completion passes this filter.</div>'
     others = [column for column in table if column.startswith("reward/")]
@@ -65,7 +68,10 @@ def table_html(table: pd.DataFrame) -> str:
     rows = []
     for position, (index, row) in enumerate(table.iterrows()):
         marks = {} if accepted is None else {"reward/correct": MARKS[bool(accepted.loc[index])]}
-        cells = [text_html(str(row["completion"])), text_html(str(row["answer"]))]
+        coloured = how.choice != tokens.NONE
+        text = str(row["completion"])
+        cells = [tokens.completion_html(row, how) if coloured else text_html(text)]
+        cells.append(text_html(str(row["answer"])))
         cells += [marks.get(reward, "") + number(row[reward]) for reward in rewards]
         length = f"{row['length']:.0f}{' cut off' if row['truncated'] else ''}"
         cells += [number(row["advantage"], signed=True), length]
@@ -113,12 +119,19 @@ class RolloutView:
             options=FILTERS, description="show", tooltip="Which completions", style=style,
             layout={"width": "140px"},
         )  # fmt: skip
+        self.colour = widgets.Dropdown(
+            options=tokens.CHOICES, description="colour", style=style,
+            tooltip="Colour each token: by what got gradient, by its log-probability, or by the entropy "
+            "of the choice it came from", layout={"width": "160px"},
+        )  # fmt: skip
         self.follow = widgets.Checkbox(
             True, description="newest", indent=False, tooltip="Follow the newest saved step",
             layout={"width": "80px"},
         )  # fmt: skip
         self.text = widgets.HTML(EMPTY)
-        bar = widgets.HBox([self.step, self.follow, self.prompt, self.filter, self.sort])
+        bar = widgets.HBox(
+            [self.step, self.follow, self.prompt, self.filter, self.sort, self.colour]
+        )
         bar.add_class("wb-wrap")
         self.root = widgets.VBox([bar, self.text])
         self.root.add_class("wb-rollouts")
@@ -127,7 +140,7 @@ class RolloutView:
         self._quiet = False
         self._lock = threading.RLock()  # the drawer's thread and callbacks both come here
         self.step.observe(guard(self._on_step), "value")
-        for widget in (self.prompt, self.filter, self.sort):
+        for widget in (self.prompt, self.filter, self.sort, self.colour):
             widget.observe(guard(self._on_choice), "value")
         self.follow.observe(guard(self.refresh), "value")
 
@@ -192,7 +205,9 @@ class RolloutView:
             group if column is None else group.sort_values(column, ascending=False, kind="stable")
         )
         prompt = text_html(str(group["prompt"].iloc[0]))
+        how = tokens.colouring(self.colour.value, group)
         self.text.value = (
             f'<div class="wb-prompt">{prompt}</div>{summary_html(group)}'
-            + table_html(keep(ordered, self.filter.value))
+            + tokens.legend_html(how, self.colour.value, group)
+            + table_html(keep(ordered, self.filter.value), how)
         )

@@ -56,6 +56,34 @@ CSS = """
 .wb-text { font-family: var(--jp-code-font-family, monospace); font-size: 12px;
   white-space: pre-wrap; unicode-bidi: isolate; overflow-wrap: anywhere }
 .wb-prompt { background: var(--wb-back); border-radius: 4px; padding: 6px 10px; margin: 4px 0 }
+.wb-keys { display: flex; flex-flow: row wrap; gap: 1px 12px; align-items: center;
+  color: var(--wb-soft); font-size: 12px; line-height: 1.5; margin: 2px 0 }
+.wb-key { white-space: nowrap }
+.wb-key svg { vertical-align: -1px }
+.wb-strip { display: block; width: 100%; max-width: 420px; margin-top: 4px }
+.wb-s-thinking { fill: #2b8fd0 } .wb-s-answer { fill: #E69F00 }
+.wb-s-plan { fill-opacity: 0.38 }
+.wb-s-frame { fill: none; stroke: var(--wb-line); stroke-width: 1 }
+.wb-s-open { fill: none; stroke: var(--wb-soft); stroke-width: 1; stroke-dasharray: 3 2 }
+.wb-s-words { fill: var(--wb-ink) }
+.wb-s-now { stroke: var(--wb-ink); stroke-width: 1.2 } .wb-s-head { fill: var(--wb-ink) }
+.wb-s-change { stroke: var(--wb-soft); stroke-width: 1; stroke-dasharray: 2 2 }
+.wb-s-diamond { fill: #CC79A7 }
+.wb-t-thinking { background: color-mix(in srgb, #2b8fd0 30%, transparent);
+  border-bottom: 2px solid #2b8fd0 }
+.wb-t-answer { background: color-mix(in srgb, #E69F00 32%, transparent);
+  border-bottom: 2px dashed #E69F00 }
+.wb-t-off { color: var(--wb-soft) }
+.wb-t1 { background: color-mix(in srgb, #0072B2 8%, transparent) }
+.wb-t2 { background: color-mix(in srgb, #0072B2 16%, transparent) }
+.wb-t3 { background: color-mix(in srgb, #0072B2 24%, transparent) }
+.wb-t4 { background: color-mix(in srgb, #0072B2 32%, transparent) }
+.wb-t5 { background: color-mix(in srgb, #0072B2 40%, transparent) }
+.wb-t6 { background: color-mix(in srgb, #0072B2 48%, transparent) }
+.wb-t7 { background: color-mix(in srgb, #0072B2 56%, transparent) }
+.wb-shades { display: inline-flex; vertical-align: -2px; border: 1px solid var(--wb-line) }
+.wb-shade { display: inline-block; width: 16px; height: 11px }
+.wb-list { margin: 6px 0; padding-left: 18px; line-height: 1.5 }
 .wb-right { color: #007a59 } .wb-wrong { color: #b34d00 }
 [data-jp-theme-light="false"] .wb-right { color: #2fc79a }
 [data-jp-theme-light="false"] .wb-wrong { color: #f08a3c }

@@ -1,0 +1,207 @@
+"""From a run's metrics to the arrays that are drawn, and which subplot each belongs to.
+
+`trace_data` turns one run's metrics and events into named arrays; `workbench.plots` draws them. No torch,
+no plotly, no widgets.
+"""
+
+from __future__ import annotations
+
+import html
+import itertools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+# What every function here calls a run: its name, its metrics (index step) and its events.
+RunCurves = tuple[str, pd.DataFrame, pd.DataFrame]
+
+MAX_POINTS = 2_000
+REWARD_SLOTS = 8  # reward/total and seven parts; a live figure can't grow traces
+KS = (1, 2, 4, 8, 16, 32, 64)
+SHOWN_KS = (1, 4, 16, 64)  # over steps, beside the greatest; pass@k against k has them all
+
+
+@dataclass(frozen=True)
+class Subplot:
+    """One subplot: its row, first column and columns spanned, and the metric of its single line."""
+
+    key: str
+    title: str
+    row: int
+    column: int
+    span: int = 1
+    metric: str = ""  # "" where the lines are many: pass@k and the rewards
+    varies: bool = False  # drawn only where the metric is not the same at every step
+
+
+SUBPLOTS = (
+    Subplot("pass", "pass@k over steps", 0, 0, 2),
+    Subplot("k", "pass@k against k", 0, 2),
+    Subplot("reward", "rewards", 1, 0, 2),
+    Subplot("entropy", "entropy (nats)", 1, 2, metric="train/entropy"),
+    Subplot("kl", "KL to reference (nats)", 2, 0, metric="train/kl"),
+    Subplot("length", "length (tokens)", 2, 1, metric="rollout/length"),
+    Subplot("zero", "groups without signal", 2, 2, metric="groups/zero_signal"),
+    Subplot("scale", "update scale", 3, 0, metric="groups/update_scale"),
+    Subplot("alpha", "alpha of the objective", 3, 1, metric="train/alpha"),
+    Subplot("beta", "beta, while it moves", 3, 2, metric="train/beta", varies=True),
+    Subplot("post", "T_post + A_pre: initial policy answers", 4, 0, 2),
+    Subplot("malformed", "malformed (share)", 4, 2, metric="rollout/malformed"),
+)
+# Row -> the subplots for which it comes; its others are shown with these.
+ASKS = {3: ("alpha", "beta"), 4: ("post",)}
+EXTRA = tuple(subplot for subplot in SUBPLOTS if subplot.row in ASKS)
+# Trace -> its name: the score of the policy's thoughts with the answers of either, as the reward judges it
+# and as the task knows it.
+POST = {
+    "post_pre": "T_post + A_pre",
+    "post_post": "T_post + A_post",
+    "post_pre_true": "T_post + A_pre, true",
+    "post_post_true": "T_post + A_post, true",
+}
+STEP_SUBPLOTS = tuple(subplot for subplot in SUBPLOTS if subplot.key != "k")
+
+
+@dataclass(frozen=True)
+class TraceData:
+    """What changes about a trace while a run goes on; its style is fixed in `empty_figure`."""
+
+    x: np.ndarray
+    y: np.ndarray
+    visible: bool = True
+    name: str | None = None
+    text: list[str] = field(default_factory=list)
+
+
+NOTHING = TraceData(np.empty(0, np.int32), np.empty(0, np.float32), visible=False)
+
+
+# ------------------------------------------------------------------ from metrics to arrays
+
+
+def thin(x: np.ndarray, y: np.ndarray, limit: int = MAX_POINTS) -> tuple[np.ndarray, np.ndarray]:
+    """At most `limit` points of a curve: the least and the greatest of each bucket, and both ends.
+
+    Keeping extremes keeps the spikes, which an even pick would lose.
+    """
+    if len(x) <= limit:
+        return x, y
+    edges = np.linspace(0, len(x), limit // 2, dtype=int)  # limit // 2 - 1 buckets, two points each
+    kept = {0, len(x) - 1}
+    for start, stop in itertools.pairwise(edges):
+        bucket = y[start:stop]
+        kept |= {int(start + bucket.argmin()), int(start + bucket.argmax())}
+    index = np.array(sorted(kept))
+    return x[index], y[index]
+
+
+def series(metrics: pd.DataFrame, column: str) -> tuple[np.ndarray, np.ndarray]:
+    """The steps and finite values of `column`, thinned; empty where the run doesn't measure it."""
+    if column not in metrics:
+        return NOTHING.x, NOTHING.y
+    values = pd.to_numeric(metrics[column], errors="coerce")
+    y = values.to_numpy(np.float32)
+    known = np.isfinite(y)
+    return thin(metrics.index.to_numpy(np.int32)[known], y[known])
+
+
+def line(metrics: pd.DataFrame, column: str, name: str) -> TraceData:
+    """The trace of one metric."""
+    x, y = series(metrics, column)
+    return TraceData(x, y, len(x) > 0, name)
+
+
+def single(metrics: pd.DataFrame, subplot: Subplot, name: str) -> TraceData:
+    """The trace of a subplot with one line."""
+    found = line(metrics, subplot.metric, name)
+    return NOTHING if subplot.varies and (found.y == found.y[:1]).all() else found
+
+
+def extras(runs: Iterable[Mapping[str, TraceData]]) -> frozenset[str]:
+    """The subplots below the third row that a run's traces have something for, of rows that are asked for."""
+    found = {key.split("/")[0] for data in runs for key, trace in data.items() if trace.visible}
+    rows = {row for row, keys in ASKS.items() if found & set(keys)}
+    return frozenset(p.key for p in EXTRA if p.key in found and p.row in rows)
+
+
+def band(metrics: pd.DataFrame, column: str) -> TraceData:
+    """The 95 % interval of a metric as one outline: out along the top, back along the bottom."""
+    x_low, low = series(metrics, f"{column}/low")
+    x_high, high = series(metrics, f"{column}/high")
+    if len(x_low) < 2 or len(x_high) < 2:
+        return NOTHING
+    return TraceData(np.concatenate([x_high, x_low[::-1]]), np.concatenate([high, low[::-1]]))
+
+
+def pass_ks(metrics: pd.DataFrame) -> list[int]:
+    """Every k for which the run has measured pass@k, ascending."""
+    names = [column.removeprefix("eval/pass@") for column in metrics]
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def against_k(metrics: pd.DataFrame, row: int) -> TraceData:
+    """pass@k of one evaluation (row 0: the base; -1: the latest) over k."""
+    ks = pass_ks(metrics)
+    measured = metrics[[f"eval/pass@{k}" for k in ks]].dropna()
+    if not ks or len(measured) < (2 if row == -1 else 1):
+        return NOTHING
+    step = measured.index[row]
+    y = measured.iloc[row].to_numpy(np.float32)
+    return TraceData(np.array(ks, np.int32), y, name=f"step {step}" if step else "base")
+
+
+def reward_columns(metrics: pd.DataFrame) -> list[str]:
+    """The reward columns, the weighted total first, as many as a figure holds."""
+    parts = [column for column in metrics if column.startswith("reward/")]
+    return sorted(parts, key=lambda column: column != "reward/total")[:REWARD_SLOTS]
+
+
+def marks(events: pd.DataFrame) -> TraceData:
+    """Each event as a full-height line with its text at the top; those of one step share a line."""
+    if events.empty:
+        return NOTHING
+    texts: dict[int, list[str]] = {}
+    for step, kind, text in zip(events["step"], events["kind"], events["text"], strict=True):
+        said = f"warning: {text}" if kind == "warning" else str(text)
+        texts.setdefault(int(step), []).append(html.escape(said))
+    steps = sorted(texts)
+    x = np.repeat(np.array(steps, np.float32), 3)
+    # From below the axis, where the marker is cut off, to just under the top; NaN lifts the pen.
+    y = np.tile(np.array([-0.1, 0.98, np.nan], np.float32), len(steps))
+    hover = [f"step {step}: " + "<br>".join(texts[step]) for step in steps]
+    return TraceData(x, y, text=[part for text in hover for part in (text, text, "")])
+
+
+def trace_data(name: str, metrics: pd.DataFrame, events: pd.DataFrame) -> dict[str, TraceData]:
+    """Every trace of one run, by key; the keys are the same for every run and every moment.
+
+    Keys: ``pass@K``, ``band@K``, ``k/base``, ``k/now``, ``reward/0`` ..., ``post/band`` and those of POST,
+    the key of each single-line subplot, and ``mark/SUBPLOT`` for each subplot over steps.
+    """
+    name = html.escape(name)
+    last_k = max(pass_ks(metrics), default=64)
+    shown = {*SHOWN_KS, last_k}
+    data = {
+        f"pass@{k}": line(metrics, f"eval/pass@{k}", f"@{k}") if k in shown else NOTHING for k in KS
+    }
+    data |= {f"post/{key}": line(metrics, f"eval/{key}", POST[key]) for key in POST}
+    data["post/band"] = band(metrics, "eval/post_pre")
+    data |= {
+        f"band@{k}": band(metrics, f"eval/pass@{k}") if k in (1, last_k) else NOTHING for k in KS
+    }
+    data["k/base"] = against_k(metrics, 0)
+    data["k/now"] = against_k(metrics, -1)
+    columns = reward_columns(metrics)
+    for slot in range(REWARD_SLOTS):
+        data[f"reward/{slot}"] = NOTHING
+        if slot < len(columns):
+            label = html.escape(columns[slot].removeprefix("reward/"))
+            data[f"reward/{slot}"] = line(metrics, columns[slot], label)
+    data |= {p.key: single(metrics, p, name) for p in SUBPLOTS if p.metric}
+    shown, mark = extras([data]), marks(events)
+    hidden = {p.key for p in EXTRA if p.metric} - shown
+    data |= dict.fromkeys(hidden, NOTHING)  # what is hidden must hold nothing
+    drawn = {p.key: p.row not in ASKS or p.key in shown for p in STEP_SUBPLOTS}
+    return data | {f"mark/{key}": mark if there else NOTHING for key, there in drawn.items()}
