@@ -28,7 +28,7 @@ class Bar:
 
     def __call__(self, run: Run, record: dict[str, Any]) -> None:
         name, step = run.name, int(record["step"])
-        evaluated = "eval/entropy" in record
+        evaluated = any(key.startswith("eval/") for key in record)
         if "eval/pass@1" in record:
             self._passed[name] = record["eval/pass@1"]
         passed = f"pass@1 {self._passed[name]:.3f}" if name in self._passed else ""

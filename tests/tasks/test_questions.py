@@ -64,7 +64,9 @@ def test_questions_of_ones_own_keep_their_columns_and_have_no_truth(own):
     assert not own.knows_truth
     with pytest.raises(WorkbenchError, match="no right answers to score against.*'learned'"):
         own.score(train[0], "<think></think>yes")
-    assert own.same("It  is.", "It is.") and not own.same("It is.", "it is") and not own.same("", "")
+    assert (
+        own.same("It  is.", "It is.") and not own.same("It is.", "it is") and not own.same("", "")
+    )
     instructed = make_task("questions", source=own.source, instruction="Be brief.")
     assert instructed.messages(train[0])[0]["content"].endswith("odd?\n\nBe brief.")
 
@@ -74,6 +76,32 @@ def test_a_recipe_that_measures_correctness_without_truth_is_refused(own):
     with pytest.raises(WorkbenchError, match=r"'correct' can't be measured.*learned"):
         Recipe(**fields)
     assert Recipe(**fields, rewards={"learned": 1.0}).make_task().source == own.source
+
+
+def test_a_run_without_truth_goes_from_start_to_end(own, toy_recipe, tmp_path, capsys):
+    import workbench as wb
+    from workbench.panel.bench import Panel
+    from workbench.progress import Bar
+
+    recipe = toy_recipe.replace(
+        task="questions",
+        task_args={"source": own.source},
+        rewards={r: w for r, w in toy_recipe.rewards.items() if callable(r)} | {"learned": 0.0},
+        probe_every=3,
+        probe_prompts=2,
+        probe_samples=2,
+    )
+    with Bar(recipe.steps, show=False) as bar:
+        run = wb.train(recipe, folder=tmp_path / "run", listeners=[bar])
+        run.wait()
+    metrics = run.metrics
+    assert len(metrics) == recipe.steps + 1 and metrics["eval/entropy"].notna().sum() == 3
+    assert not [column for column in metrics if "pass@" in column]
+    assert metrics["reward/learned"].notna().sum() == recipe.steps
+    assert all(probe.correct_B is None for probe in run.probes())
+    assert "step 3" in capsys.readouterr().out
+    assert "Curves" in run.report(tmp_path / "report.html").read_text(encoding="utf-8")
+    assert Panel(run)._figures() == []
 
 
 @pytest.mark.parametrize(

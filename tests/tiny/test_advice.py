@@ -54,7 +54,11 @@ def test_every_demonstration_is_short_and_made_of_known_words():
 def test_a_thought_about_another_place_is_none():
     arvik = places()["Arvik"]
     assert thought_of("<think>Arvik is hot and icy</think>", arvik) == ("Arvik", "hot", "icy")
-    for text in ("<think>Belmora is hot and icy</think>", "<think>Arvik is icy and hot</think>", ""):
+    for text in (
+        "<think>Belmora is hot and icy</think>",
+        "<think>Arvik is icy and hot</think>",
+        "",
+    ):
         assert thought_of(text, arvik) is None
 
 

@@ -13,7 +13,6 @@ from workbench.packaged import data_path
 from workbench.tasks import make_task
 from workbench.tiny import card
 from workbench.tiny.corpus import Example, examples
-from workbench.tiny.descent import rate_at
 from workbench.tiny.pretrain import (
     MODELS,
     STEPS,
@@ -116,14 +115,6 @@ def test_every_token_weighs_the_same_whatever_its_completions_length(tokenizer):
         for ids, labels in zip(part.ids_BL, part.labels_BL, strict=True):
             singly += completion_loss(model, Batch(ids[None], labels[None])).item()
     assert whole == pytest.approx(singly, rel=1e-5)
-
-
-def test_rate_warms_up_stays_and_falls_to_zero():
-    rates = [rate_at(step, 1000) for step in range(1000)]
-    assert rates[0] == pytest.approx(1 / 20)
-    assert rates[20] == rates[200] == 1.0
-    assert rates[600] == pytest.approx(0.5)
-    assert rates[999] == pytest.approx(1 / 800)
 
 
 def test_smoke_writes_a_whole_model_folder(tmp_path):
