@@ -69,7 +69,7 @@ def heat_map(
     )  # fmt: skip
     controls = sum(name in (NONE, OTHER) for name in thinkers)
     if 0 < controls < rows:
-        figure.add_hline(y=rows - controls - 0.5, line={"color": LINE, "width": 1.5, "dash": "dot"})
+        figure.add_hline(y=rows - controls - 0.5, line={"color": LINE, "width": 2})
     return figure
 
 

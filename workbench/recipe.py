@@ -156,6 +156,12 @@ class Recipe:
     eval_every: int = setting(10, "Steps between evaluations.", low=1)
     eval_prompts: int = setting(64, "Held-out prompts of an evaluation, always the same.", low=1)
     eval_samples: int = setting(64, "Completions of each: pass@k is known up to this k.", low=1)
+    cross_samples: int = setting(
+        0,
+        "Thoughts of each held-out question whose answers, by the policy and by the initial policy, are "
+        "judged at every evaluation; 0 leaves it out.",
+        low=0, live=True,
+    )  # fmt: skip
     checkpoint_every: int = setting(10, "Steps between checkpoints.", low=1)
     rollouts_every: int = setting(5, "Steps between saved batches of rollouts.", low=1)
     probe_every: int = setting(
