@@ -398,16 +398,7 @@ def learned(monkeypatch):
 
         return types.SimpleNamespace(score=score)
 
-    module = types.SimpleNamespace(load_judge=load_judge)
-    monkeypatch.setitem(sys.modules, "workbench.rewards.learned", module)
-    params = (
-        Param("reward_model", "reward-shortcut", "Which.", choices=("reward-shortcut", "x")),
-        Param("squash", "none", "How.", choices=("none", "sigmoid")),
-    )
-    row = Variant(
-        lambda rollouts, task, **arguments: None, formula="r", source="test", params=params
-    )
-    monkeypatch.setitem(REWARDS, "learned", row)
+    monkeypatch.setattr(crossing, "load_judge", load_judge)
     return shown
 
 

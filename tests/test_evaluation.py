@@ -101,6 +101,23 @@ def test_rows_of_ones_own_take_the_place_of_the_split(toy_world, monkeypatch):
     assert (seen, len(result.successes_P)) == ([6, 6], 1)
 
 
+def test_a_task_that_knows_no_truth_is_sampled_without_pass_at_k(policy_of):
+    class Unknown(Countdown):
+        knows_truth = False
+
+        def score(self, row, completion):
+            raise AssertionError("there is nothing to score against")
+
+    rows = [{"numbers": [1, 2, 3], "target": 6}, {"numbers": [1, 2, 4], "target": 7}]
+    policy = policy_of()
+    result = evaluate(policy, Unknown(), rows=rows, samples=3, max_new_tokens=6)
+    assert (result.pass_at, len(result.successes_P)) == ({}, 0)
+    known = evaluate(policy, Countdown(), rows=rows, samples=3, max_new_tokens=6).metrics()
+    assert result.metrics() == {k: v for k, v in known.items() if "pass@" not in k}
+    assert set(result.metrics()) == {"eval/entropy", "eval/length", "eval/truncated"}
+    assert str(result).startswith("No right answers are known; entropy")
+
+
 def test_support_by_hand():
     base_P, trained_P = np.array([4, 1, 2, 0, 0, 0, 3]), np.array([8, 1, 0, 5, 1, 0, 1])
     found = support_counts(base_P, trained_P)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from workbench import models
+from workbench import sources
 from workbench.merging import dequantised
 from workbench.models import load_policy
 from workbench.variants import WorkbenchError
@@ -235,7 +235,7 @@ def refusal(name, **settings):
 
 def test_an_unknown_name_gets_the_nearest_match(monkeypatch):
     monkeypatch.setattr(
-        models, "_shipped_models", lambda: {"tiny-strong": Path(), "tiny-weak": Path()}
+        sources, "_shipped_models", lambda: {"tiny-strong": Path(), "tiny-weak": Path()}
     )
     assert "Did you mean 'tiny-strong'" in refusal("tiny-stong")
     assert "owner/name" in refusal("")

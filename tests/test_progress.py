@@ -27,6 +27,13 @@ def test_the_bar_adds_up_runs_and_shows_the_last_pass_at_1(capsys):
     ]
 
 
+def test_an_evaluation_without_pass_at_1_has_its_line_too(capsys):
+    with Bar(2) as bar:
+        bar(named("run"), {"step": 0, "eval/entropy": 0.5})
+        bar(named("run"), {"step": 1})
+    assert capsys.readouterr().out.splitlines() == ["run step 0"]
+
+
 def test_a_resumed_run_starts_where_it_was(capsys):
     with Bar(10, done=6, show=True) as bar:
         bar(named("run"), {"step": 7})

@@ -397,7 +397,7 @@ def test_every_pair_of_objective_and_reward_trains_or_is_refused_before_the_run(
         (objective, reward)
         for objective, (low, high) in ends.items()
         for reward, row in REWARDS.items()
-        if row.bounds[0] < low or row.bounds[1] > high
+        if row.range_with({})[0] < low or row.range_with({})[1] > high
     }
     assert refused == outside and len(ends) == 7
     assert {("maxrl", "ent"), ("rl2ml", "collision"), ("rl2ml", "overlong")} <= refused

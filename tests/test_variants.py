@@ -23,6 +23,22 @@ def test_a_row_is_called_like_its_function_and_shows_its_first_line():
     assert ROW.defaults == {"by": 2}
 
 
+def test_a_text_without_choices_takes_any_text_that_says_something():
+    param = Param("model", "reward-fair", "a name")
+    param.check("learned", "owner/name")
+    for wrong in ("", "  ", 3, True, None, ["a"]):
+        with pytest.raises(WorkbenchError, match="learned.model is .*; give a text"):
+            param.check("learned", wrong)
+    with pytest.raises(WorkbenchError, match="give a number or 'auto'"):
+        Param("alpha", "auto", "alpha", words=("auto",)).check("x", "many")
+
+
+def test_bounds_may_depend_on_the_arguments():
+    row = Variant(double, "2x", "arithmetic", ROW.params, bounds=lambda given: (0.0, given["by"]))
+    assert (row.range_with({}), row.range_with({"by": 5})) == ((0.0, 2), (0.0, 5))
+    assert ROW.range_with({}) is None
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [

@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from workbench.packaged import SHIPPED_MODELS
 from workbench.variants import WorkbenchError
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("pretrain", help="make the tiny models again from their seeds")
     command.add_argument(
-        "names", nargs="*", metavar="NAME", help="tiny-strong, tiny-weak; default: all"
+        "names", nargs="*", metavar="NAME", help=f"{', '.join(SHIPPED_MODELS)}; default: all"
     )
     command.add_argument(
         "--out", help="folder to put the models in (default: where the shipped are)"
@@ -308,10 +309,10 @@ def doctor(args: argparse.Namespace) -> int:
 
 def pretrain(args: argparse.Namespace) -> None:
     """Make tiny models and say where they are."""
-    from workbench.tiny.pretrain import MODELS, pretrain
+    from workbench.tiny.pretrain import pretrain
 
     settings = {} if args.steps is None else {"steps": args.steps}
-    for name in args.names or MODELS:
+    for name in args.names or SHIPPED_MODELS:
         out = Path(args.out) / name if args.out else None
         folder = pretrain(name, out, seed=args.seed, smoke=args.smoke, **settings)
         print(f"{name}: {folder}")

@@ -32,6 +32,7 @@ from workbench.gains import Array, Decomposition, Estimate, Prefer
 from workbench.models import Policy, find_device, load_policy
 from workbench.recipe import Recipe
 from workbench.rewards import REWARDS
+from workbench.rewards.learned import load_judge
 from workbench.tasks import make_task
 from workbench.tasks.base import after_thinking
 from workbench.variants import WorkbenchError, lookup
@@ -290,8 +291,6 @@ def judge_of(recipe: Recipe, task: Any) -> Judge | None:
     def judge(
         rows: Sequence[Row], messages: Sequence[Messages], completions: Sequence[str]
     ) -> list[float]:
-        from workbench.rewards.learned import load_judge
-
         answers = [after_thinking(text) * (text.count(CLOSE) == 1) for text in completions]
         shown = [number for number, text in enumerate(answers) if text]
         found = load_judge(arguments["reward_model"], device).score(

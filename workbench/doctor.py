@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from workbench.packaged import data_path
+from workbench.packaged import SHIPPED_MODELS, data_path
 from workbench.variants import WorkbenchError
 
 OK, WARNING, BROKEN = "ok", "warning", "broken"
@@ -157,7 +157,7 @@ def check_gpu() -> Iterator[Finding]:
 
 def check_models() -> Iterator[Finding]:
     """The shipped models."""
-    for name in ("tiny-strong", "tiny-weak"):
+    for name in SHIPPED_MODELS:
         try:
             weights = data_path("models", name, "model.safetensors")
         except WorkbenchError:

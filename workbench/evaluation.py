@@ -1,7 +1,8 @@
 """Evaluation: unbiased pass@k on fixed held-out prompts, with bootstrap intervals over prompts.
 
 The prompts are the first rows of the eval split, and the samples come from a fixed seed, so that two
-evaluations differ only by the weights.
+evaluations differ only by the weights. A task that knows no right answers is sampled all the same, without
+pass@k.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Evaluation:
     """Successes of each prompt and what follows from them."""
 
     samples: int
-    successes_P: np.ndarray
+    successes_P: np.ndarray  # empty for a task that knows no right answers, and so is pass_at
     pass_at: dict[int, float]  # k -> unbiased pass@k, every k from 1 to samples
     low: dict[int, float]  # 95 % bootstrap interval over prompts
     high: dict[int, float]
@@ -40,7 +41,7 @@ class Evaluation:
     def metrics(self) -> dict[str, float]:
         """eval/pass@k with /low and /high for k = 1, 2, 4, … and samples; eval/entropy, /length, …"""
         found: dict[str, float] = {}
-        for k in shown_ks(self.samples):
+        for k in self._shown():
             found[f"eval/pass@{k}"] = self.pass_at[k]
             found[f"eval/pass@{k}/low"] = self.low[k]
             found[f"eval/pass@{k}/high"] = self.high[k]
@@ -49,11 +50,18 @@ class Evaluation:
         found["eval/truncated"] = self.truncated
         return found
 
+    def _shown(self) -> list[int]:
+        return shown_ks(self.samples) if self.pass_at else []
+
     def __str__(self) -> str:
+        if not self.pass_at:
+            return (
+                f"No right answers are known; entropy {self.entropy:.3f}, length {self.length:.1f}"
+            )
         lines = [f"{len(self.successes_P)} prompts, {self.samples} samples each, 95 % intervals"]
         lines += [
             f"  pass@{k:<4} {self.pass_at[k]:.3f}  [{self.low[k]:.3f}, {self.high[k]:.3f}]"
-            for k in shown_ks(self.samples)
+            for k in self._shown()
         ]
         return "\n".join(lines)
 
@@ -171,7 +179,7 @@ def evaluate(
     temperature: float = 1.0,
     seed: int = EVAL_SEED,
 ) -> Evaluation:
-    """pass@k of `policy` on the first `prompts` rows of the task's eval split.
+    """pass@k of `policy` on the first `prompts` rows of the task's eval split; none without `knows_truth`.
 
     Args:
         task: a task, or its name with default parameters.
@@ -184,6 +192,7 @@ def evaluate(
     rows = [found[i] for i in range(min(prompts, len(found)))]
     at_once = max(1, ROWS // samples)
     parts = [rows[i : i + at_once] for i in range(0, len(rows), at_once)]
+    truth = getattr(task, "knows_truth", True)
     successes: list[int] = []
     tokens = entropy = cut = 0.0
     for number, part in enumerate(parts):
@@ -196,14 +205,14 @@ def evaluate(
             temperature=temperature,
             seed=seed + number,
         )
-        for place, row in enumerate(part):
+        for place, row in enumerate(part if truth else ()):
             texts = rollouts.completions[place * samples : (place + 1) * samples]
             successes.append(sum(task.score(row, text) >= 1.0 for text in texts))
         tokens += float(rollouts.mask_BT.sum())
         entropy += float(rollouts.entropies_BT.sum())
         cut += float(rollouts.truncated_B.sum())
-    successes_P = np.array(successes)
-    mean, low, high = pass_at_every_k(successes_P, samples)
+    successes_P = np.array(successes, dtype=int)
+    mean, low, high = pass_at_every_k(successes_P, samples) if truth else ({}, {}, {})
     count = len(rows) * samples
     return Evaluation(
         samples, successes_P, mean, low, high, entropy / max(tokens, 1), tokens / count, cut / count

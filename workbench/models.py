@@ -33,19 +33,17 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
-    PreTrainedConfig,
     PreTrainedTokenizerBase,
 )
 from transformers import logging as transformers_logging
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from workbench.merging import copy_fits, keep_weights_unpacked, plain_copy, refresh
-from workbench.packaged import data_path
+from workbench.sources import cannot_read, check_loadable, find_model, no_safetensors
 from workbench.variants import WorkbenchError, unknown
 
 QUANTIZATIONS = ("nf4", "int8", "none")
 # transformers and peft switch global state while they build a model: one thread at a time.
-_LOADING = threading.Lock()
+LOADING = threading.Lock()
 THINK_TAGS = ("<think>", "</think>")
 # For tokenizers without a chat template: the messages' text, one below the other.
 PLAIN_TEMPLATE = (
@@ -211,7 +209,7 @@ def load_policy(
             f"lora_rank is {lora_rank}, lora_alpha {lora_alpha} and lora_dropout {lora_dropout}; give a "
             "rank of 1 or more, an alpha above 0 and a dropout from 0 to below 1."
         )
-    with _LOADING:
+    with LOADING:
         _hush()
         where = find_device(device)
         source = find_model(str(name))
@@ -240,50 +238,11 @@ def find_device(device: str) -> torch.device:
     return found
 
 
-def find_model(name: str) -> str:
-    """The folder of a shipped or local model, or `name` itself when it is a hub name."""
-    folder = Path(name).expanduser()
-    if name and folder.is_dir():
-        return str(folder)
-    shipped = _shipped_models()
-    if name in shipped:
-        return str(shipped[name])
-    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
-        return name
-    if "/" in name or "\\" in name:
-        raise WorkbenchError(f"There is no model folder {name!r}; check the path.")
-    message = unknown("model", name, shipped)
-    raise WorkbenchError(f"{message} Or give a folder, or a hub name such as owner/name.")
-
-
-def check_loadable(source: str, name: str) -> None:
-    """Refuse, before anything is loaded, what needs pickled weights or somebody's code."""
-    try:
-        config, _ = PreTrainedConfig.get_config_dict(source)
-    except (OSError, ValueError) as error:
-        raise WorkbenchError(_cannot_read(source, name)) from error
-    if not config:
-        raise WorkbenchError(_cannot_read(source, name))
-    kind = config.get("model_type")
-    if kind not in CONFIG_MAPPING:
-        if "auto_map" in config:
-            raise WorkbenchError(
-                f"The model {name!r} needs its own Python code, which is never run here; "
-                "choose a model whose architecture transformers has built in."
-            )
-        raise WorkbenchError(
-            f"The model {name!r} has the architecture {kind!r}, which the installed transformers "
-            "does not know; choose another model or upgrade transformers."
-        )
-    if Path(source).is_dir() and not any(Path(source).glob("*.safetensors")):
-        raise WorkbenchError(_no_safetensors(name))
-
-
 def load_base(source: str, name: str, quantize: str, device: torch.device) -> nn.Module:
     """The frozen base model on `device`, quantised as asked."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     try:
-        with _quiet():
+        with quiet():
             model = AutoModelForCausalLM.from_pretrained(
                 source,
                 dtype=dtype,
@@ -295,7 +254,7 @@ def load_base(source: str, name: str, quantize: str, device: torch.device) -> nn
     except OSError as error:
         wanted = "safetensors" in str(error) and "connect" not in str(error)
         raise WorkbenchError(
-            _no_safetensors(name) if wanted else _cannot_read(source, name)
+            no_safetensors(name) if wanted else cannot_read(source, name)
         ) from error
     except SafetensorError as error:
         raise WorkbenchError(
@@ -388,14 +347,6 @@ def _unaligned(source: str, device: torch.device) -> list[str]:
     return [name for name, layer in layers if layer.in_features % 64]
 
 
-def _shipped_models() -> dict[str, Path]:
-    try:
-        folders = sorted(data_path("models").iterdir())
-    except WorkbenchError:
-        return {}
-    return {folder.name: folder for folder in folders if (folder / "config.json").is_file()}
-
-
 def _targets(lora_targets: str | Sequence[str]) -> str | list[str]:
     if lora_targets == "all-linear":
         return lora_targets
@@ -413,7 +364,7 @@ def _hush() -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No bar for reading weights from the disk; the hub's download bars still show."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
@@ -422,19 +373,3 @@ def _quiet() -> Iterator[None]:
     finally:
         if shown:
             transformers_logging.enable_progress_bar()
-
-
-def _no_safetensors(name: str) -> str:
-    return (
-        f"The model {name!r} has no safetensors weights, and pickled ones are never opened; "
-        "where you trust it, load it with transformers and save_pretrained() it to a folder."
-    )
-
-
-def _cannot_read(source: str, name: str) -> str:
-    if Path(source).is_dir():
-        return f"The folder {name!r} holds no readable model; it needs config.json and safetensors."
-    return (
-        f"The model {name!r} could not be fetched from the Hugging Face hub; check the name, the "
-        "network and (for a gated model) your token, or give a local folder."
-    )

@@ -28,15 +28,15 @@ class Bar:
 
     def __call__(self, run: Run, record: dict[str, Any]) -> None:
         name, step = run.name, int(record["step"])
-        evaluated = "eval/pass@1" in record
-        if evaluated:
+        evaluated = any(key.startswith("eval/") for key in record)
+        if "eval/pass@1" in record:
             self._passed[name] = record["eval/pass@1"]
         passed = f"pass@1 {self._passed[name]:.3f}" if name in self._passed else ""
         self._bar.set_description(f"{name} {passed}".strip(), refresh=False)
         self._bar.update(step - self._last.get(name, step if step == 0 else step - 1))
         self._last[name] = step
         if evaluated and self._bar.disable:
-            print(f"{name} step {step} {passed}", flush=True)
+            print(f"{name} step {step} {passed}".rstrip(), flush=True)
 
     def __enter__(self) -> Bar:
         return self

@@ -177,8 +177,13 @@ class Recipe:
             row = self.variant(kind)
             if isinstance(row, Variant) and f"{kind}_args" in FIELDS:
                 row.check(str(getattr(self, kind)), getattr(self, f"{kind}_args"))
-        make_task(self.task, **self.task_args)
+        task = make_task(self.task, **self.task_args)
         self._check_rewards()
+        if "correct" in self.rewards and not getattr(task, "knows_truth", True):
+            raise WorkbenchError(
+                f"The task {self.task!r} knows no right answers to these questions, so the reward 'correct' "
+                "can't be measured; give others, such as rewards={'learned': 1.0}."
+            )
         self._check_range()
         self._check_sizes()
         if self.kl_target and not self.beta:
@@ -208,7 +213,8 @@ class Recipe:
     def _check_range(self) -> None:
         """Refuse at once what the objective would refuse at the next step; own functions are not known."""
         row = self.variant("objective")
-        if not isinstance(row, Variant) or row.bounds is None:
+        allowed_range = row.range_with(self.objective_args) if isinstance(row, Variant) else None
+        if allowed_range is None:
             return
         if self.standardise == "never" and any(map(callable, self.rewards)):
             return
@@ -216,8 +222,8 @@ class Recipe:
         for reward, weight in self.rewards.items():
             ends = sorted(weight * end if weight else 0.0 for end in self._bounds(reward))
             low, high = low + ends[0], high + ends[1]
-        if low < row.bounds[0] - 1e-6 or high > row.bounds[1] + 1e-6:
-            allowed = f"{row.bounds[0]:g} to {row.bounds[1]:g}".replace("to inf", "upwards")
+        if low < allowed_range[0] - 1e-6 or high > allowed_range[1] + 1e-6:
+            allowed = f"{allowed_range[0]:g} to {allowed_range[1]:g}".replace("to inf", "upwards")
             cause = "weights" if self.standardise == "never" else "weights and standardise='group'"
             remedy = "change the weights" if self.standardise == "never" else "set it to 'never'"
             raise WorkbenchError(
@@ -230,7 +236,7 @@ class Recipe:
         if self.standardise == "group":
             # The furthest is one completion apart from all others of its group.
             return -math.sqrt(self.group_size - 1), math.sqrt(self.group_size - 1)
-        return REWARDS[reward].bounds or (-math.inf, math.inf)
+        return REWARDS[reward].range_with(self.reward_args.get(reward, {})) or (-math.inf, math.inf)
 
     def _check_sizes(self) -> None:
         row = self.variant("objective")

@@ -30,7 +30,7 @@ def trace(
     """The responses of `policy` to `rows`, `samples` each, at temperature 1.
 
     Answers that the task takes for the same are given by one of their texts; a completion that was cut off,
-    or that the checker can't read, has none. Correctness is the checker's.
+    or that the checker can't read, has none. Correctness is the checker's; None where it knows no truth.
     """
     rollouts = sample(
         policy,
@@ -47,14 +47,15 @@ def trace(
         texts = [task.answer(text) for text in rollouts.texts_of(prompt)]
         answers += [None if n == NO_ANSWER else texts[numbers.index(n)] for n in numbers]
     owners = [b // samples for b in range(rollouts.B)]
-    scores = [
-        task.score(rows[p], text) for p, text in zip(owners, rollouts.completions, strict=True)
-    ]
+    correct = None
+    if getattr(task, "knows_truth", True):
+        texts = zip(owners, rollouts.completions, strict=True)
+        correct = [float(task.score(rows[p], text) >= 1.0) for p, text in texts]
     return ProbeTrace.of(
         step,
         owners,
         [row_T[:length] for row_T, length in zip(entropies_BT, lengths, strict=True)],
         (~rollouts.truncated_B).cpu().numpy(),
         answers,
-        [float(value >= 1.0) for value in scores],
+        correct,
     )

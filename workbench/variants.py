@@ -20,7 +20,10 @@ class WorkbenchError(Exception):
 
 @dataclass(frozen=True)
 class Param:
-    """One parameter of a variant: default, range (inclusive) or choices, and one line of help."""
+    """One parameter of a variant: default, range (inclusive) or choices, and one line of help.
+
+    A default that is a text, without choices or words, stands for any text, such as a model's name.
+    """
 
     name: str
     default: float | int | str | bool | tuple[float, ...]
@@ -48,6 +51,10 @@ class Param:
             if not isinstance(value, bool):
                 raise WorkbenchError(f"{owner}.{self.name} is {value!r}; give true or false.")
             return
+        if isinstance(self.default, str) and not self.words:
+            if not isinstance(value, str) or not value.strip():
+                raise WorkbenchError(f"{owner}.{self.name} is {value!r}; give a text.")
+            return
         self._check_number(owner, value, self.default)
 
     def _check_number(self, owner: str, value: Any, default: Any) -> None:
@@ -69,9 +76,10 @@ class Variant:
     """A function of one kind with what is needed to show it. Calling it calls the function.
 
     `min_group` is the number of completions per prompt that the function needs, or a function from its
-    arguments to that number. `bounds` is the range of a reward's values, or of the total reward that an
-    objective accepts. `needs` names keyword tensors that the trainer passes besides the usual ones.
-    `pressure` is which way a reward pushes length and certainty, as far as its formula tells.
+    arguments to that number. `bounds` is the range of a reward's values, or a function from its arguments
+    to that range, or the range of the total reward that an objective accepts. `needs` names keyword tensors
+    that the trainer passes besides the usual ones. `pressure` is which way a reward pushes length and
+    certainty, as far as its formula tells.
     """
 
     function: Callable[..., Any]
@@ -79,7 +87,7 @@ class Variant:
     source: str
     params: tuple[Param, ...] = ()
     min_group: int | Callable[[dict[str, Any]], int] = 1
-    bounds: tuple[float, float] | None = None
+    bounds: tuple[float, float] | Callable[[dict[str, Any]], tuple[float, float]] | None = None
     needs: tuple[str, ...] = ()
     pressure: tuple[str, str] | None = None  # (length, certainty), each up, down or none
 
@@ -101,6 +109,12 @@ class Variant:
         if callable(self.min_group):
             return self.min_group(self.defaults | arguments)
         return self.min_group
+
+    def range_with(self, arguments: dict[str, Any]) -> tuple[float, float] | None:
+        """The bounds with these arguments."""
+        if callable(self.bounds):
+            return self.bounds(self.defaults | arguments)
+        return self.bounds
 
     def check(self, owner: str, arguments: dict[str, Any]) -> None:
         """Raise WorkbenchError for an unknown parameter or a value out of its range."""

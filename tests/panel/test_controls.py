@@ -303,3 +303,18 @@ def test_reward_arguments_are_taken_over_from_a_recipe(made):
 def test_what_each_reward_is_says_which_way_it_pushes(made):
     assert "Pushes length: down; certainty: up." in about(TABLES["rewards"]["ent"])
     assert "Pushes" not in about(TABLES["rewards"]["correct"])
+
+
+def test_a_reward_models_name_is_typed_into_a_box_and_lands_in_the_recipe():
+    import ipywidgets as widgets
+
+    controls = Controls(Recipe(), lambda **fields: None)
+    rewards = controls.by_field["rewards"]
+    box = rewards.arguments["learned"]["reward_model"]
+    assert isinstance(box, widgets.Text) and box.value == "reward-shortcut"
+    tick, weight = rewards.rows["learned"]
+    tick.value, weight.value = True, 1.0
+    box.value = "owner/name"
+    recipe = controls.recipe()
+    assert recipe.rewards["learned"] == 1.0
+    assert recipe.reward_args["learned"]["reward_model"] == "owner/name"

@@ -295,7 +295,7 @@ def test_all_rows_run_on_what_sampling_records_alike_in_every_thread(policy_of):
     assert list(here) == list(there) == list(REWARDS)
     assert all(torch.equal(here[name], there[name]) for name in REWARDS)
     for name, values_PG in here.items():
-        low, high = REWARDS[name].bounds
+        low, high = REWARDS[name].range_with({})
         assert low <= float(values_PG.min()) and float(values_PG.max()) <= high, name
 
 

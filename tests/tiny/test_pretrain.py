@@ -12,7 +12,7 @@ from workbench.models import load_policy
 from workbench.packaged import data_path
 from workbench.tasks import make_task
 from workbench.tiny import card
-from workbench.tiny.corpus import Example
+from workbench.tiny.corpus import Example, examples
 from workbench.tiny.pretrain import (
     MODELS,
     STEPS,
@@ -23,7 +23,6 @@ from workbench.tiny.pretrain import (
     completion_loss,
     encode,
     pretrain,
-    rate_at,
     train,
 )
 from workbench.tiny.tokenizer import build_tokenizer, vocabulary
@@ -46,7 +45,7 @@ def one_thread():
 
 
 def weights(tokenizer, seed):
-    model = train(MIXTURE, tokenizer, seed, steps=4, batch=8, title=None)
+    model = train(examples(MIXTURE, seed), tokenizer, seed, steps=4, batch=8, title=None)
     return model.state_dict()
 
 
@@ -105,7 +104,7 @@ def test_loss_is_the_negative_log_prob_of_the_targets(tokenizer):
 
 def test_every_token_weighs_the_same_whatever_its_completions_length(tokenizer):
     # Guesses are short: in a mean of each part's own they would count several times too much.
-    parts = next(batches(MODELS["tiny-weak"], tokenizer, seed=0, size=16))
+    parts = next(batches(examples(MODELS["tiny-weak"], seed=0), tokenizer, size=16))
     assert [len(part.ids_BL) for part in parts] == [8, 8]
     assert parts[0].ids_BL.shape[1] < parts[1].ids_BL.shape[1]
     torch.manual_seed(0)
@@ -116,14 +115,6 @@ def test_every_token_weighs_the_same_whatever_its_completions_length(tokenizer):
         for ids, labels in zip(part.ids_BL, part.labels_BL, strict=True):
             singly += completion_loss(model, Batch(ids[None], labels[None])).item()
     assert whole == pytest.approx(singly, rel=1e-5)
-
-
-def test_rate_warms_up_stays_and_falls_to_zero():
-    rates = [rate_at(step, 1000) for step in range(1000)]
-    assert rates[0] == pytest.approx(1 / 20)
-    assert rates[20] == rates[200] == 1.0
-    assert rates[600] == pytest.approx(0.5)
-    assert rates[999] == pytest.approx(1 / 800)
 
 
 def test_smoke_writes_a_whole_model_folder(tmp_path):

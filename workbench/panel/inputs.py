@@ -14,6 +14,7 @@ from typing import Any
 
 import ipywidgets as widgets
 
+from workbench.packaged import SHIPPED_POLICIES
 from workbench.panel.compound import NumberList, NumberOrWord
 from workbench.recipe import FIELDS
 from workbench.variants import Param, Variant
@@ -22,7 +23,6 @@ from workbench.variants import Param, Variant
 SLIDER_HIGH = {"beta": 1.0}
 SLIDERS = ("beta", "temperature", "top_p", "min_p", "lora_dropout")
 WEIGHTS = (-2.0, 2.0)
-SHIPPED_MODELS = ("tiny-strong", "tiny-weak")
 MANY = 2**31 - 1
 
 STYLE = {"description_width": "118px"}
@@ -159,7 +159,7 @@ def field_widget(name: str, value: Any) -> widgets.DOMWidget:
     if name == "model":
         return widgets.Combobox(
             value=value,
-            options=SHIPPED_MODELS,
+            options=SHIPPED_POLICIES,
             ensure_option=False,
             continuous_update=False,
             **common,

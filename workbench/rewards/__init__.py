@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from workbench.rewards import verifiable
+from workbench.rewards import learned, verifiable
 from workbench.rewards.intrinsic import INTRINSIC
-from workbench.variants import Variant, WorkbenchError
+from workbench.variants import Param, Variant, WorkbenchError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,6 +45,25 @@ REWARDS: dict[str, Variant] = {
         source="Yu et al. 2025, DAPO (arXiv 2503.14476), eq. 13, soft overlong punishment (literal)",
         bounds=(-1.0, 0.0),
         pressure=("down", "none"),
+    ),
+    "learned": Variant(
+        learned.learned,
+        formula=r"r = \mathrm{RM}(\text{question},\ \text{answer without the thinking})",
+        source="START (arXiv 2603.20799): reward on the answer alone [A]; malformed: lowest of its group [D]",
+        params=(
+            Param(
+                "reward_model",
+                "reward-shortcut",
+                "reward-shortcut, reward-fair, a folder, or a classifier's name on the hub.",
+            ),
+            Param(
+                "squash",
+                "none",
+                "The score as it is, or its sigmoid, from 0 to 1.",
+                choices=learned.SQUASHES,
+            ),
+        ),
+        bounds=learned.bounds,
     ),
 } | INTRINSIC
 

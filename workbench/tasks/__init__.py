@@ -11,6 +11,7 @@ from workbench.tasks.countdown import Countdown
 from workbench.tasks.gsm8k import Gsm8k
 from workbench.tasks.jsonl import Jsonl
 from workbench.tasks.maths import Maths
+from workbench.tasks.questions import Questions
 from workbench.variants import WorkbenchError, lookup, unknown
 
 TASKS: dict[str, Task] = {
@@ -19,6 +20,7 @@ TASKS: dict[str, Task] = {
     "gsm8k": Gsm8k(),
     "math": Maths(),
     "jsonl": Jsonl(),
+    "questions": Questions(),
 }
 
 
@@ -32,4 +34,4 @@ def make_task(name: str, **arguments: Any) -> Task:
     return replace(task, **arguments)
 
 
-__all__ = ["SPLITS", "TASKS", "Arithmetic", "Countdown", "Task", "make_task"]
+__all__ = ["SPLITS", "TASKS", "Arithmetic", "Countdown", "Questions", "Task", "make_task"]

@@ -15,7 +15,10 @@ SPLITS = ("train", "eval")
 
 
 class Task(Protocol):
-    """The interface of every task; the tasks themselves are frozen dataclasses."""
+    """The interface of every task; the tasks themselves are frozen dataclasses.
+
+    A task that can't score, having questions but no right answers, says so with `knows_truth = False`.
+    """
 
     name: str
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -48,11 +49,7 @@ class SourceTask:
     """The share of problems held out, chosen by a hash of the problem."""
 
     def __post_init__(self) -> None:
-        share = self.eval_share
-        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < 1:
-            raise WorkbenchError(
-                f"{self.name}.eval_share is {share!r}; give a number between 0 and 1."
-            )
+        check_share(self.name, self.eval_share)
 
     def reference(self, row: Row) -> str:
         """The right answer of `row`."""
@@ -63,22 +60,10 @@ class SourceTask:
         from datasets import Dataset
 
         check_split(split)
-        tables = self._tables()
-        key = self.prompt_column
-        if self.train_split in tables and self.eval_split in tables:
-            rows = tables[self.eval_split]
-            if split == "train":
-                held_out = {_key(row[key]) for row in rows}
-                rows = [r for r in tables[self.train_split] if _key(r[key]) not in held_out]
-        else:
-            everything = [row for rows in tables.values() for row in rows]
-            wanted = split == "eval"
-            rows = [row for row in everything if in_eval(row[key], self.eval_share) == wanted]
-        if not rows:
-            raise WorkbenchError(
-                f"{self.source or self.sample} leaves no row for the {split} split; "
-                "give more rows or another eval_share."
-            )
+        wanted = (self.train_split, self.eval_split, self.eval_share)
+        rows = split_rows(
+            self._tables(), self.prompt_column, split, wanted, self.source or self.sample
+        )
         return Dataset.from_list(rows)
 
     def messages(self, row: Row) -> list[Message]:
@@ -102,34 +87,79 @@ class SourceTask:
 
     def _tables(self) -> dict[str, list[Row]]:
         """Checked rows by the source's own split names; a file is one table."""
-        if not self.source:
-            tables = {"all": _read_local(str(data_path("tasks", self.sample)))}
-        elif _is_local(self.source):
-            tables = {"all": _read_local(self.source)}
+        columns = (self.prompt_column, self.answer_column)
+        if self.source:
+            tables = read_source(self.source, self.subset, columns)
         else:
-            tables = _read_hub(self.source, self.subset)
+            tables = {"all": _read_local(str(data_path("tasks", self.sample)))}
+            check_rows(tables["all"], columns, self.sample)
         for name, rows in tables.items():
-            place = self.source or self.sample
-            self._check(rows, f"{place} ({name})" if len(tables) > 1 else place)
+            for number, row in enumerate(rows, start=1):
+                try:
+                    self.reference(row)
+                except WorkbenchError as error:
+                    where = _where(self.source or self.sample, name, tables)
+                    raise WorkbenchError(f"Row {number} of {where}: {error}") from error
         return tables
 
-    def _check(self, rows: list[Row], where: str) -> None:
-        if not rows:
-            raise WorkbenchError(f"{where} has no rows; give a source with at least one problem.")
-        for number, row in enumerate(rows, start=1):
-            for column in (self.prompt_column, self.answer_column):
-                if column not in row:
-                    raise WorkbenchError(
-                        f"Row {number} of {where}: {unknown('column', column, row)}"
-                    )
-                if row[column] is None or not str(row[column]).strip():
-                    raise WorkbenchError(
-                        f"Row {number} of {where} has an empty {column!r}; fill or remove it."
-                    )
-            try:
-                self.reference(row)
-            except WorkbenchError as error:
-                raise WorkbenchError(f"Row {number} of {where}: {error}") from error
+
+def check_share(owner: str, share: object) -> None:
+    """Raise WorkbenchError unless `share` lies between 0 and 1."""
+    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < 1:
+        raise WorkbenchError(f"{owner}.eval_share is {share!r}; give a number between 0 and 1.")
+
+
+def read_source(source: str, subset: str, columns: Sequence[str]) -> dict[str, list[Row]]:
+    """The rows of a file or hub dataset by its own split names, each with text in all `columns`."""
+    tables = {"all": _read_local(source)} if _is_local(source) else _read_hub(source, subset)
+    for name, rows in tables.items():
+        check_rows(rows, columns, _where(source, name, tables))
+    return tables
+
+
+def check_rows(rows: list[Row], columns: Sequence[str], where: str) -> None:
+    """Raise WorkbenchError where there are no rows, or one lacks the text of a column."""
+    if not rows:
+        raise WorkbenchError(f"{where} has no rows; give a source with at least one problem.")
+    for number, row in enumerate(rows, start=1):
+        for column in columns:
+            if column not in row:
+                raise WorkbenchError(f"Row {number} of {where}: {unknown('column', column, row)}")
+            if row[column] is None or not str(row[column]).strip():
+                raise WorkbenchError(
+                    f"Row {number} of {where} has an empty {column!r}; fill or remove it."
+                )
+
+
+def split_rows(
+    tables: Mapping[str, list[Row]],
+    key: str,
+    split: str,
+    wanted: tuple[str, str, float],
+    where: str,
+) -> list[Row]:
+    """The rows of `split`, told apart by their column `key`; no problem is in both splits.
+
+    `wanted`: the source's split to train on, the one to evaluate on, and the share held out without it.
+    """
+    train_split, eval_split, eval_share = wanted
+    if train_split in tables and eval_split in tables:
+        rows = tables[eval_split]
+        if split == "train":
+            held_out = {_key(row[key]) for row in rows}
+            rows = [r for r in tables[train_split] if _key(r[key]) not in held_out]
+    else:
+        everything = [row for rows in tables.values() for row in rows]
+        rows = [row for row in everything if in_eval(row[key], eval_share) == (split == "eval")]
+    if not rows:
+        raise WorkbenchError(
+            f"{where} leaves no row for the {split} split; give more rows or another eval_share."
+        )
+    return rows
+
+
+def _where(place: str, name: str, tables: Mapping[str, list[Row]]) -> str:
+    return f"{place} ({name})" if len(tables) > 1 else place
 
 
 def in_eval(key: object, eval_share: float) -> bool:

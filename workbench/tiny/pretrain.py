@@ -1,13 +1,13 @@
-"""Pretraining of the tiny models, from nothing but a seed.
+"""Pretraining of the tiny policies, from nothing but a seed.
 
-1. Draw demonstrations from the mixture, on problems of the train splits only.
+1. Draw demonstrations from the mixture, or from the guide's demonstrators, on problems of the train
+   splits only.
 2. Split each batch by length into parts, so that little is padding, and add up their gradients.
    (Batches of one length each would be cheaper still, but a batch of guesses, with few tokens, would
    weigh as much as one of long completions, and the model would guess four times too often.)
 3. Minimise the cross-entropy of the completion's tokens (the prompt is context, not target), each
    token weighing the same.
-4. Muon moves the layers' matrices, AdamW the embedding and the norms; the learning rate warms up,
-   stays for a while, and falls to zero.
+4. Descend (see `descent`).
 5. Write safetensors, config, tokenizer and a card with the mixture, the seed and the command.
 
 All that is random comes from the seed and the number of threads is fixed, so that the same command
@@ -16,38 +16,38 @@ gives the same weights on the same machine, bit for bit.
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from tqdm.auto import tqdm
 
-from workbench.packaged import data_path
-from workbench.tiny.card import measure, write_card
+from workbench.packaged import SHIPPED_MODELS, data_path
+from workbench.tiny import advice_card, card
+from workbench.tiny.advice import GUIDES, advice
 from workbench.tiny.corpus import Example, Mixture, examples
-from workbench.tiny.tokenizer import END, build_tokenizer
+from workbench.tiny.descent import THREADS, descend, fixed_threads
+from workbench.tiny.judges import SETTINGS as JUDGE_SETTINGS
+from workbench.tiny.judges import train_judge
+from workbench.tiny.raters import RATERS
+from workbench.tiny.tokenizer import END, PLACES_WORDS, WORDS, build_tokenizer
 from workbench.variants import WorkbenchError, lookup
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-MODELS = {  # the shipped models differ in nothing but the mixture
+MODELS = {  # the models of the sums' world differ in nothing but the mixture
     "tiny-strong": Mixture(careful=0.45, rambling=0.52, guessing=0.03),
     "tiny-weak": Mixture(careful=0.13, rambling=0.15, guessing=0.72),
 }
 
-STEPS = 4000
+STEPS, GUIDE_STEPS = 4000, 1500
 SMOKE_STEPS = 20
 BATCH = 64  # demonstrations per step
 PARTS = 2  # of a batch, each of like length
-MUON_RATE, ADAM_RATE, DECAY = 0.02, 0.004, 0.05
-WARMUP, COOLDOWN = 0.02, 0.8  # shares of the steps
-THREADS = 1  # of so small a model one thread makes more tokens a second than two
 IGNORED = -100  # a label that is no target
 
 
@@ -69,32 +69,61 @@ def pretrain(
     out: Path | str | None = None,
     *,
     seed: int = 0,
-    steps: int = STEPS,
-    batch: int = BATCH,
+    steps: int | None = None,
+    batch: int | None = None,
     smoke: bool = False,
     progress: bool = True,
 ) -> Path:
-    """Train the model `name` of MODELS, measure it and save it with its card; the folder.
+    """Train the model `name` of SHIPPED_MODELS, measure it and save it with its card; the folder.
 
     Args:
         out: the model's folder; by default where the shipped model lies, which is replaced.
+        steps, batch: by default what the shipped model was made with.
         smoke: a few steps and prompts only; without `out` the folder is a temporary one.
     """
-    mixture = lookup(MODELS, "tiny model", name)
+    usual = lookup({known: _settings(known) for known in SHIPPED_MODELS}, "tiny model", name)
+    steps, batch = (usual[0] if steps is None else steps), (usual[1] if batch is None else batch)
     if steps < 1 or batch < 1:
         raise WorkbenchError(f"steps is {steps} and batch is {batch}; give 1 or more of each.")
     steps = min(steps, SMOKE_STEPS) if smoke else steps
     folder = _folder(name, out, smoke)
-    tokenizer = build_tokenizer()
+    tokenizer = build_tokenizer(WORDS if name in MODELS else PLACES_WORDS)
+    title = name if progress else None
     with fixed_threads(THREADS):
-        model = train(mixture, tokenizer, seed, steps, batch, name if progress else None)
+        if name in RATERS:
+            model = train_judge(RATERS[name], tokenizer, seed, steps, batch, title)
+        else:
+            model = train(_demonstrations(name, seed), tokenizer, seed, steps, batch, title)
         folder.mkdir(parents=True, exist_ok=True)
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        size = {"prompts": 2, "samples": 4} if smoke else {}
-        figures = measure(folder, progress=progress, **size)
-    write_card(folder, name, mixture, seed, steps, figures)
+        _measure(folder, name, seed, steps, smoke, progress)
     return folder
+
+
+def _settings(name: str) -> tuple[int, int]:
+    """Steps and batch that the shipped model was made with."""
+    if name in RATERS:
+        return JUDGE_SETTINGS
+    return (STEPS if name in MODELS else GUIDE_STEPS), BATCH
+
+
+def _demonstrations(name: str, seed: int) -> Iterator[Example]:
+    return examples(MODELS[name], seed) if name in MODELS else advice(GUIDES[name], seed)
+
+
+def _measure(folder: Path, name: str, seed: int, steps: int, smoke: bool, progress: bool) -> None:
+    """Measure the saved model, and write its figures and its card."""
+    if name in MODELS:
+        size: dict[str, Any] = {"prompts": 2, "samples": 4} if smoke else {}
+        figures = card.measure(folder, progress=progress, **size)
+        card.write_card(folder, name, MODELS[name], seed, steps, figures)
+    elif name in GUIDES:
+        size = {"samples": 2} if smoke else {}
+        advice_card.write_guide_card(folder, name, seed, steps, **size)
+    else:
+        size = {"pairs": 64} if smoke else {}
+        advice_card.write_judge_card(folder, name, seed, steps, **size)
 
 
 def _folder(name: str, out: Path | str | None, smoke: bool) -> Path:
@@ -103,19 +132,8 @@ def _folder(name: str, out: Path | str | None, smoke: bool) -> Path:
     return Path(tempfile.mkdtemp()) / name if smoke else data_path("models") / name
 
 
-@contextlib.contextmanager
-def fixed_threads(count: int) -> Iterator[None]:
-    """`count` threads inside, whatever the machine: sums are then added in the same order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def train(
-    mixture: Mixture,
+    demonstrations: Iterator[Example],
     tokenizer: PreTrainedTokenizerFast,
     seed: int,
     steps: int,
@@ -126,31 +144,15 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = build_model(tokenizer).train()
-    optimizers = build_optimizers(model)
-    schedules = [
-        torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_at(step, steps))
-        for optimizer in optimizers
-    ]
-    bar = tqdm(total=steps, desc=title, unit="step", disable=title is None)
-    tokens, mean_loss = 0, 0.0
-    for index, parts in enumerate(islice(batches(mixture, tokenizer, seed, batch), steps)):
+    stream = batches(demonstrations, tokenizer, batch)
+
+    def losses() -> Iterator[torch.Tensor]:
+        parts = next(stream)
         targets = sum(part.targets for part in parts)
-        loss = 0.0
         for part in parts:
-            part_loss = completion_loss(model, part) / targets
-            part_loss.backward()
-            loss += part_loss.item()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer, schedule in zip(optimizers, schedules, strict=True):
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad(set_to_none=True)
-        tokens += sum(part.ids_BL.numel() for part in parts)
-        mean_loss += (loss - mean_loss) / min(index + 1, 100)
-        bar.update()
-        bar.set_postfix(loss=f"{mean_loss:.3f}", tokens=f"{tokens / 1e6:.1f}M", refresh=False)
-    bar.close()
-    return model.eval()
+            yield completion_loss(model, part) / targets
+
+    return descend(model, losses, steps, title)
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
@@ -174,29 +176,10 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     return LlamaForCausalLM(config)
 
 
-def build_optimizers(model: PreTrainedModel) -> list[torch.optim.Optimizer]:
-    """Muon for the layers' matrices, AdamW for the embedding and the norms."""
-    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
-    known = {id(p) for p in matrices}
-    others = [p for p in model.parameters() if id(p) not in known]
-    return [
-        torch.optim.Muon(matrices, lr=MUON_RATE, weight_decay=DECAY),
-        torch.optim.AdamW(others, lr=ADAM_RATE, weight_decay=0.0, betas=(0.9, 0.98)),
-    ]
-
-
-def rate_at(step: int, steps: int) -> float:
-    """The factor on the learning rates: a ramp up, a plateau, a straight fall to zero."""
-    up = (step + 1) / max(1.0, WARMUP * steps)
-    down = (steps - step) / max(1.0, COOLDOWN * steps)
-    return min(1.0, up, down)
-
-
 def batches(
-    mixture: Mixture, tokenizer: PreTrainedTokenizerFast, seed: int, size: int
+    stream: Iterator[Example], tokenizer: PreTrainedTokenizerFast, size: int
 ) -> Iterator[list[Batch]]:
     """Endless batches of `size` demonstrations, each in up to PARTS parts of like length."""
-    stream = examples(mixture, seed)
     width = -(-size // PARTS)
     while True:
         pairs = encode(tokenizer, list(islice(stream, size)))

@@ -1,13 +1,17 @@
 """The tiny models' tokenizer: one fixed list of words, digits and signs, and a chat template.
 
 Every word and digit is one token, with or without the space before it, so that a text costs few
-tokens and decoding gives back exactly what was encoded. To teach the models a further task family,
-add its words to WORDS and run `workbench pretrain`, which trains and ships every model again.
+tokens and decoding gives back exactly what was encoded. The two worlds, of sums and of places, have a
+list each and share the rest. To teach the models of a world something further, add its words to the
+list and run `workbench pretrain` with their names, which trains and ships them again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
+
+from workbench.tasks import places
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -24,6 +28,7 @@ WORDS = {  # family -> its words; a word may stand in several families
     "thinking": "hmm wait so maybe no",
     "answers": "answer",
 }
+PLACES_WORDS = {"questions": places.vocabulary()}
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
@@ -35,21 +40,21 @@ CHAT_TEMPLATE = (
 _PIECES = r" ?[A-Za-z]+| ?[0-9]|[\s\S]"
 
 
-def vocabulary() -> dict[str, int]:
+def vocabulary(families: Mapping[str, str] = WORDS) -> dict[str, int]:
     """Token -> id, in a fixed order: specials, thinking marks, digits, signs, words."""
-    words = list(dict.fromkeys(" ".join(WORDS.values()).split()))
+    words = list(dict.fromkeys(" ".join(families.values()).split()))
     tokens = [PAD, BOS, END, UNKNOWN, *ROLES, THINK, THOUGHT, *DIGITS]
     tokens += [f" {digit}" for digit in DIGITS] + list(SIGNS)
     tokens += words + [f" {word}" for word in words]
     return {token: index for index, token in enumerate(tokens)}
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """The tokenizer, with padding on the left as generation wants it."""
+def build_tokenizer(families: Mapping[str, str] = WORDS) -> PreTrainedTokenizerFast:
+    """The tokenizer of these words, with padding on the left as generation wants it."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    core = Tokenizer(models.WordLevel(vocabulary(), unk_token=UNKNOWN))
+    core = Tokenizer(models.WordLevel(vocabulary(families), unk_token=UNKNOWN))
     core.pre_tokenizer = pre_tokenizers.Split(Regex(_PIECES), behavior="isolated")
     core.decoder = decoders.Fuse()
     core.add_special_tokens([PAD, BOS, END, UNKNOWN, *ROLES])

@@ -1,0 +1,197 @@
+"""A learned reward: a sequence classifier reads question and answer and says how good the answer is.
+
+The judge is any classifier with one output that transformers has built in: shipped (reward-shortcut,
+reward-fair), in a folder, or on the hub. It never sees the thinking, so thinking can earn reward only
+through the answer that it leads to. Only safetensors are read and remote code is never run.
+
+Source: reward on the final answer alone, START (arXiv 2603.20799) [A]; what a malformed completion gets [D].
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from workbench.tasks.base import after_thinking
+from workbench.variants import WorkbenchError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from workbench.rollout import Rollouts
+    from workbench.tasks.base import Task
+
+Messages = Sequence[dict[str, str]]
+SQUASHES = ("none", "sigmoid")
+BATCH_ROWS, BATCH_TOKENS = 256, 16_384  # of one forward pass, padding included
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A classifier with one output, and its tokenizer."""
+
+    model: Any
+    tokenizer: Any
+    name: str
+    longest: int  # tokens that it reads
+
+    def score(self, conversations: Sequence[Messages], answers: Sequence[str]) -> list[float]:
+        """The raw score of each answer to its conversation, in batches of like length."""
+        ids = [self._encode(m, a) for m, a in zip(conversations, answers, strict=True)]
+        order = sorted(range(len(ids)), key=lambda n: len(ids[n]))
+        scores = [0.0] * len(ids)
+        for numbers in _batches(order, [len(row) for row in ids]):
+            found = self._forward([ids[n] for n in numbers])
+            for number, score in zip(numbers, found, strict=True):
+                scores[number] = score
+        return scores
+
+    def _encode(self, messages: Messages, answer: str) -> list[int]:
+        """Token ids of the conversation in the judge's own template; without one, of plain lines."""
+        from workbench.models import PLAIN_TEMPLATE
+
+        said = [*messages, {"role": "assistant", "content": answer}]
+        plain = self.tokenizer.chat_template == PLAIN_TEMPLATE
+        if plain:
+            text = "\n".join(message["content"] for message in said)
+        else:
+            text = self.tokenizer.apply_chat_template(said, tokenize=False)
+        ids = self.tokenizer.encode(text, add_special_tokens=plain)
+        if len(ids) > self.longest:
+            raise WorkbenchError(
+                f"A question with its answer has {len(ids)} tokens, but the reward model {self.name!r} "
+                f"reads {self.longest}; lower max_new_tokens or choose another reward model."
+            )
+        return ids
+
+    def _forward(self, rows: list[list[int]]) -> list[float]:
+        import torch
+
+        device = self.model.device
+        longest = max(map(len, rows))
+        ids_BL = torch.full((len(rows), longest), self.model.config.pad_token_id)
+        mask_BL = torch.zeros_like(ids_BL)
+        for number, row in enumerate(rows):  # padded right: positions count from the first token
+            ids_BL[number, : len(row)] = torch.tensor(row)
+            mask_BL[number, : len(row)] = 1
+        with torch.no_grad():
+            output = self.model(input_ids=ids_BL.to(device), attention_mask=mask_BL.to(device))
+        return output.logits.float().squeeze(-1).tolist()
+
+
+def _batches(order: list[int], lengths: list[int]) -> list[list[int]]:
+    """`order`, shortest first, cut so that no batch has too many rows or tokens."""
+    found: list[list[int]] = []
+    for number in order:
+        rows = len(found[-1]) if found else BATCH_ROWS
+        if rows == BATCH_ROWS or (rows + 1) * lengths[number] > BATCH_TOKENS:
+            found.append([])
+        found[-1].append(number)
+    return found
+
+
+@functools.lru_cache(maxsize=4)
+def load_judge(name: str, device: str | torch.device = "cpu") -> Judge:
+    """The reward model `name`, a shipped one, a folder or a hub name, on `device`; loaded once."""
+    import torch
+    from transformers import AutoConfig
+
+    from workbench.models import LOADING, load_tokenizer
+    from workbench.sources import JUDGE, check_loadable, find_model
+
+    with LOADING:
+        source = find_model(name, JUDGE)
+        check_loadable(source, name, JUDGE)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        if config.num_labels != 1:
+            raise WorkbenchError(
+                f"The model {name!r} has {config.num_labels} outputs; a reward model has one."
+            )
+        model = _load_model(source, name, torch.device(device))
+        tokenizer = load_tokenizer(source, name)
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+    longest = getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length
+    return Judge(model, tokenizer, name, min(longest, tokenizer.model_max_length))
+
+
+def _load_model(source: str, name: str, device: torch.device) -> Any:
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForSequenceClassification
+
+    from workbench.models import quiet
+    from workbench.sources import cannot_read, no_safetensors
+
+    try:
+        with quiet():
+            model = AutoModelForSequenceClassification.from_pretrained(
+                source,
+                dtype=torch.bfloat16 if device.type == "cuda" else torch.float32,
+                use_safetensors=True,
+                trust_remote_code=False,
+            )
+    except OSError as error:
+        wanted = "safetensors" in str(error) and "connect" not in str(error)
+        message = no_safetensors(name) if wanted else cannot_read(source, name)
+        raise WorkbenchError(message) from error
+    except SafetensorError as error:
+        raise WorkbenchError(
+            f"The weights of {name!r} are damaged ({error}); copy or download them again."
+        ) from error
+    except ValueError as error:
+        raise WorkbenchError(
+            f"transformers has no classifier of the architecture of {name!r}; choose another reward model."
+        ) from error
+    return model.to(device).eval().requires_grad_(False)
+
+
+def learned(
+    rollouts: Rollouts, task: Task, *, reward_model: str = "reward-shortcut", squash: str = "none"
+) -> Tensor:
+    """The score that a reward model gives the answer; it sees the question, never the thinking.
+
+    A malformed completion, its thinking unclosed or closed twice or its answer empty, is not shown to the
+    judge and gets the lowest score of its group; a group of such alone gets the lowest of the batch.
+    """
+    answers = answers_of(rollouts)
+    shown = [b for b, answer in enumerate(answers) if answer is not None]
+    conversations = [task.messages(rollouts.rows[b // rollouts.G]) for b in shown]
+    judge = load_judge(reward_model, str(rollouts.logprobs_BT.device))
+    scores_N = rollouts.logprobs_BT.new_tensor(
+        judge.score(conversations, [answers[b] or "" for b in shown])
+    )
+    if squash == "sigmoid":
+        scores_N = scores_N.sigmoid()
+    if not shown:
+        return rollouts.logprobs_BT.new_zeros(rollouts.P, rollouts.G)
+    values_B = scores_N.new_full((rollouts.B,), float("inf"))
+    values_B[shown] = scores_N
+    values_PG = values_B.view(rollouts.P, rollouts.G)
+    lowest_P1 = values_PG.amin(1, keepdim=True)
+    lowest_P1 = lowest_P1.where(lowest_P1.isfinite(), scores_N.min())
+    return values_PG.where(values_PG.isfinite(), lowest_P1)
+
+
+def answers_of(rollouts: Rollouts) -> list[str | None]:
+    """The answer in each completion, or None where it is malformed.
+
+    A completion that never closes its thinking has no answer. Where neither prompts nor completions have a
+    mark of thinking, the policy does not think, and all that it writes is answer.
+    """
+    marks = ("<think>", "</think>")
+    thinks = any(
+        mark in text for text in (*rollouts.prompts, *rollouts.completions) for mark in marks
+    )
+    return [
+        (after_thinking(text) or None) if text.count("</think>") == thinks else None
+        for text in rollouts.completions
+    ]
+
+
+def bounds(arguments: dict[str, Any]) -> tuple[float, float]:
+    """The range of the values: 0 to 1 if they are squashed, else any."""
+    return (0.0, 1.0) if arguments["squash"] == "sigmoid" else (-float("inf"), float("inf"))
