@@ -1,7 +1,6 @@
 """Cross-Generation in a scripted world whose numbers are worked by hand, and with toy models."""
 
 import gc
-import sys
 import types
 import weakref
 
@@ -15,10 +14,9 @@ from workbench.crossmap import NONE, OTHER
 from workbench.gains import Estimate
 from workbench.models import Policy, load_policy
 from workbench.recipe import Recipe
-from workbench.rewards import REWARDS
 from workbench.tasks.arithmetic import Arithmetic
 from workbench.tasks.base import after_thinking
-from workbench.variants import Param, Variant, WorkbenchError
+from workbench.variants import WorkbenchError
 
 # ------------------------------------------------------------------ a scripted world
 

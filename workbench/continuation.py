@@ -104,12 +104,13 @@ def answer(
     open_B = last_tokens(thoughts.completion_ids_BT, thoughts.mask_BT) == _close_id(policy)
     open_B = open_B.repeat_interleave(per_thought)
     limits_B = (thoughts.max_new_tokens - repeated.lengths_B).masked_fill(~open_B, 0)
-    prompts = [ids[mask] for ids, mask in _rows(thoughts.prompt_ids_PL, thoughts.prompt_mask_PL)]
+    prompts = _token_lists(thoughts.prompt_ids_PL, thoughts.prompt_mask_PL)
+    written = _token_lists(thoughts.completion_ids_BT, thoughts.mask_BT)
     contexts = [
-        prompts[number // thoughts.G].tolist() + ids[mask].tolist()
-        for number, (ids, mask) in enumerate(_rows(thoughts.completion_ids_BT, thoughts.mask_BT))
+        prompts[number // thoughts.G] + tokens
+        for number, tokens in enumerate(written)
+        for _ in range(per_thought)
     ]
-    contexts = [context for context in contexts for _ in range(per_thought)]
     settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     recorded = _continue(policy, contexts, limits_B, settings, seed, initial, stats)
     return _stitched(policy, repeated, recorded, initial)
@@ -255,8 +256,9 @@ def _repeated(thoughts: Rollouts, times: int) -> Rollouts:
     )
 
 
-def _rows(ids: Tensor, mask: Tensor) -> zip[tuple[Tensor, Tensor]]:
-    return zip(ids.cpu(), mask.cpu(), strict=True)
+def _token_lists(ids: Tensor, mask: Tensor) -> list[list[int]]:
+    """The tokens of each row, without padding."""
+    return [part.tolist() for part in ids[mask].cpu().split(mask.sum(1).tolist())]
 
 
 def _begun(prompt: str, thought: str) -> str:
