@@ -17,6 +17,7 @@ PUBLIC = {
     "Recipe",
     "WorkbenchError",
     "attach",
+    "cross_generation",
     "evaluate",
     "load_policy",
     "panel",

@@ -14,13 +14,14 @@ def batch():
     rollouts = SimpleNamespace(
         P=2,
         mask_BT=mask_BT,
+        sampled_BT=mask_BT,
         lengths_B=mask_BT.sum(1),
         truncated_B=torch.tensor([False, False, True, False]),
         entropies_BT=torch.tensor([[1.0, 2, 9], [3, 9, 9], [0, 0, 0], [2, 0, 9]]),
     )
     rewards = {"correct": torch.tensor([[1.0, 0.0], [0.0, 0.0]]), "length": torch.full((2, 2), 0.5)}
     advantages_PG = torch.tensor([[1.0, -1.0], [0.0, 0.0]])
-    return Scored(rollouts, rewards, rewards["correct"], advantages_PG, 0.0, 0.0)
+    return Scored(rollouts, rewards, rewards["correct"], advantages_PG, advantages_PG, 0.0, 0.0)
 
 
 def test_groups_are_measured_by_hand():

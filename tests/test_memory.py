@@ -8,7 +8,6 @@ from workbench.analysis import best_alpha, optimal_baseline
 from workbench.memory import (
     Memory,
     adapt_beta,
-    base_adapter,
     begin_step,
     effective_beta,
     move_reference,
@@ -149,7 +148,7 @@ def test_the_reference_is_the_base_until_it_moves(policy_of):
     own = logprobs(policy, rollouts)
     assert (own - base).abs().max() > 1e-3
     memory = Memory.fresh(3)
-    for reference in (None, base_adapter(policy)):
+    for reference in (None, policy.base_adapter()):
         memory.reference = reference
         with reference_of(policy, memory):
             torch.testing.assert_close(logprobs(policy, rollouts), base, atol=1e-5, rtol=1e-5)
@@ -205,7 +204,7 @@ def test_holding_another_adapter_leaves_a_graph_and_the_sampler_right(policy_of)
     for interrupted in (False, True):
         value = read(policy, rollouts).logprobs_entropies()[0].sum()
         if interrupted:
-            with policy.holding(base_adapter(policy)):
+            with policy.holding(policy.base_adapter()):
                 drawn = sample(policy, PROMPTS, group_size=2, max_new_tokens=5, seed=1)
             assert not torch.equal(drawn.logprobs_BT[0, :2], rollouts.logprobs_BT[0, :2])
         value.backward()

@@ -323,3 +323,20 @@ def test_a_switch_when_flat_needs_the_score_that_it_watches():
     ):
         Recipe(**fields)
     assert Recipe(**fields, cross_samples=2).separation == "reversed"
+
+
+def test_several_answers_need_whole_thoughts_and_enough_of_them():
+    recipe = Recipe(group_size=16, answers_per_thought=4, answerer="initial")
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+    with pytest.raises(WorkbenchError, match="multiple of it"):
+        recipe.replace(answers_per_thought=3)
+    with pytest.raises(WorkbenchError, match=r"holds 1 thoughts.*'rloo'.*at least 2.*32 or more"):
+        recipe.replace(answers_per_thought=16)
+    assert recipe.replace(answers_per_thought=16, objective="reinforce").group_size == 16
+    with pytest.raises(WorkbenchError, match="holds 4 thoughts.*'pkpo'.*at least 8"):
+        recipe.replace(objective="pkpo")
+    with pytest.raises(WorkbenchError, match="extra_votes is 2 and answers_per_thought 4"):
+        recipe.replace(extra_votes=2)
+    assert recipe.replace(answers_per_thought=1, extra_votes=2).answerer == "initial"
+    with pytest.raises(WorkbenchError, match="answerer"):
+        recipe.replace(answerer="somebody")

@@ -15,7 +15,7 @@ def scored(policy, chosen, advantages, *, tokens=6, seed=0):
     rows = [{"number": i} for i in chosen]
     rollouts = sample(policy, prompts, rows=rows, group_size=2, max_new_tokens=tokens, seed=seed)
     values_PG = torch.tensor(advantages, dtype=torch.float32)[:, None] * torch.tensor([1.0, -1.0])
-    return Scored(rollouts, {"r": values_PG + 1}, values_PG + 1, values_PG, 1.0, 0.5)
+    return Scored(rollouts, {"r": values_PG + 1}, values_PG + 1, values_PG, 2 * values_PG, 1.0, 0.5)
 
 
 def test_dead_groups_take_the_live_ones_of_each_round_in_turn(policy_of):
@@ -30,6 +30,7 @@ def test_dead_groups_take_the_live_ones_of_each_round_in_turn(policy_of):
     batch, replaced = refilled(first, 3, draw)
     assert asked == [(1, 2), (2, 1)] and replaced == [0, 2]
     assert batch.advantages_PG[:, 0].tolist() == [5.0, 3.0, 10.0]
+    assert batch.thought_advantages_PG[:, 0].tolist() == [10.0, 6.0, 20.0]
     assert batch.rewards["r"][:, 0].tolist() == [6.0, 4.0, 11.0]
     assert [row["number"] for row in batch.rollouts.rows] == [3, 1, 3]
     assert batch.sample_seconds == 3.0 and batch.reward_seconds == 1.5

@@ -5,7 +5,8 @@ import torch
 
 from workbench.objectives import OBJECTIVES
 from workbench.recipe import Recipe
-from workbench.scoring import advantages, score, standardised, total_reward, weighted_sum
+from workbench.rollout import sample
+from workbench.scoring import Scored, advantages, score, standardised, total_reward, weighted_sum
 from workbench.tasks import make_task
 from workbench.variants import WorkbenchError
 
@@ -63,11 +64,11 @@ def test_a_completion_that_was_cut_off_may_get_the_lowest_total_of_its_group():
 def test_a_group_whose_total_spreads_less_than_the_floor_teaches_nothing():
     total = torch.tensor([[1.0, 1.0], [1.0, 1.2], [0.0, 1.0]])  # deviations 0, 0.1 and 0.5
     recipe = Recipe(objective="reinforce", group_size=2)
-    assert torch.equal(advantages(recipe, {}, None, total), total)  # a floor of 0 masks nothing
-    floored = advantages(recipe.replace(reward_floor=0.3), {}, None, total)
+    assert torch.equal(advantages(recipe, {}, None, total)[0], total)  # a floor of 0 masks nothing
+    floored, _ = advantages(recipe.replace(reward_floor=0.3), {}, None, total)
     assert floored.tolist() == [[0.0, 0.0], [0.0, 0.0], [0.0, 1.0]]
     own = recipe.replace(reward_floor=0.3, standardise="group")  # there each reward had its floor
-    assert torch.equal(advantages(own, {}, None, total), total)
+    assert torch.equal(advantages(own, {}, None, total)[0], total)
 
 
 def seen(rollouts, task):
@@ -134,3 +135,77 @@ def test_dead_groups_are_those_without_any_advantage(policy_of):
     assert batch.dead() == [
         p for p in range(2) if torch.equal(batch.advantages_PG[p], torch.zeros(2))
     ]
+
+
+def own_length(rollouts, task):
+    """Tokens of the completion: answers to one thought differ in them."""
+    return rollouts.lengths_B.view(rollouts.P, rollouts.G).float()
+
+
+def some_thoughts_close(policy, task, rows):
+    """Let a token that the toy model draws often be `</think>`."""
+    messages = [task.messages(row) for row in rows]
+    drawn = sample(policy, messages, group_size=50, max_new_tokens=3, seed=1)
+    common = int(torch.bincount(drawn.completion_ids_BT.flatten()).argmax())
+    policy.thought_end_id = lambda: common
+
+
+@pytest.mark.parametrize("answerer", ["policy", "initial"])
+def test_several_answers_to_a_thought_are_sampled_and_compared_as_such(policy_of, answerer):
+    policy, task = policy_of(), make_task("countdown")
+    rows = [task.dataset("train")[i] for i in range(2)]
+    some_thoughts_close(policy, task, rows)
+    recipe = Recipe(
+        group_size=6,
+        answers_per_thought=2,
+        answerer=answerer,
+        max_new_tokens=10,
+        objective="rloo",
+        rewards={own_length: 1.0},
+    )
+    batch = score(policy, task, rows, recipe, {}, seed=4)
+    assert (batch.rollouts.P, batch.rollouts.G) == (2, 6)
+    assert torch.equal(batch.advantages_PG, OBJECTIVES["rloo"](batch.total_PG))
+    values_PK = batch.total_PG.view(2, 3, 2).mean(-1)
+    wanted = OBJECTIVES["rloo"](values_PK).repeat_interleave(2, 1)
+    torch.testing.assert_close(batch.thought_advantages_PG, wanted)
+    frozen_BT = batch.rollouts.mask_BT & ~batch.rollouts.sampled_BT
+    assert bool(frozen_BT.any()) == (answerer == "initial")
+    for b in range(0, 12, 2):  # two rows of one thought begin alike, up to where the answers do
+        pair = batch.rollouts.completion_ids_BT[b : b + 2].tolist()
+        close = policy.thought_end_id()
+        if close in pair[0]:
+            length = pair[0].index(close) + 1
+            assert pair[0][:length] == pair[1][:length]
+    floored = recipe.replace(reward_floor=1e6)
+    both = score(policy, task, rows, floored, {}, seed=4)
+    assert not both.advantages_PG.any() and not both.thought_advantages_PG.any()
+
+
+def test_one_answer_by_the_policy_is_sampled_as_ever(policy_of):
+    policy, task = policy_of(), make_task("countdown")
+    rows = [task.dataset("train")[i] for i in range(2)]
+    recipe = Recipe(group_size=3, max_new_tokens=6, top_k=5)
+    batch = score(policy, task, rows, recipe, {}, seed=4)
+    messages = [task.messages(row) for row in rows]
+    plain = sample(policy, messages, group_size=3, max_new_tokens=6, top_k=5, seed=4)
+    assert torch.equal(batch.rollouts.logprobs_BT, plain.logprobs_BT)
+    assert torch.equal(batch.thought_advantages_PG, batch.advantages_PG)
+
+
+def test_the_initial_model_may_answer_votes_as_well(policy_of):
+    policy, task = policy_of(), make_task("countdown")
+    rows = [task.dataset("train")[0]]
+    some_thoughts_close(policy, task, rows)
+    recipe = Recipe(
+        group_size=3, extra_votes=2, answerer="initial", max_new_tokens=6, rewards={seen: 1.0}
+    )
+    batch = score(policy, task, rows, recipe, {}, seed=4)
+    assert batch.rollouts.sampled_BT.shape == batch.rollouts.mask_BT.shape
+    assert batch.rollouts.B == 3 and batch.rewards["seen"].tolist() == [[50.0, 51.0, 52.0]]
+
+
+def test_a_group_is_dead_only_where_neither_part_has_an_advantage(policy_of):
+    none, some = torch.zeros(2, 2), torch.tensor([[0.0, 0.0], [1.0, 0.0]])
+    assert Scored(None, {}, none, none, some, 0.0, 0.0).dead() == [0]
+    assert Scored(None, {}, none, some, none, 0.0, 0.0).dead() == [0]

@@ -167,3 +167,30 @@ def test_a_fork_takes_its_parents_probes_along_and_goes_on(probing, tmp_path):
     found, wanted = saved(fork), saved(whole)
     assert list(found) == [0, 3, 4, 6, 7]  # 4 was the end of the parent
     assert {step: found[step] for step in wanted} == wanted
+
+
+# ------------------------------------------------------------------ T_post + A_pre
+
+
+def test_evaluations_cross_the_policy_with_the_initial_one_and_change_nothing(toy_recipe, tmp_path):
+    recipe = toy_recipe.replace(steps=4, cross_samples=3, lora_dropout=0.2)
+    crossed = train(recipe, folder=tmp_path / "a", blocking=True)
+    plain = train(recipe.replace(cross_samples=0), folder=tmp_path / "b", blocking=True)
+    added = {c for c in crossed.metrics if c not in plain.metrics}
+    ends = ("", "/low", "/high")
+    assert added == {f"eval/post_{who}{end}" for who in ("post", "pre") for end in ends}
+    for name in added:
+        assert crossed.metrics[name].dropna().index.tolist() == [0, 3, 4]
+    assert crossed.metrics.loc[0, "eval/post_pre"] == crossed.metrics.loc[0, "eval/post_post"]
+    assert numbers(crossed)[list(numbers(plain))].equals(numbers(plain))
+    ours = weights(plain)
+    assert all(torch.equal(tensor, ours[name]) for name, tensor in weights(crossed).items())
+
+
+def test_crossing_can_be_turned_on_in_the_middle(toy_recipe, tmp_path):
+    def change(run, record):
+        if record["step"] == 1:
+            run.update(cross_samples=2)
+
+    run = train(toy_recipe, folder=tmp_path / "a", listeners=[change], blocking=True)
+    assert run.metrics["eval/post_pre"].dropna().index.tolist() == [3, 6]

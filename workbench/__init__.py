@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from workbench.anchors import ANCHORS
+    from workbench.crossing import cross_generation
     from workbench.evaluation import evaluate, pass_at_k
     from workbench.models import load_policy
     from workbench.objectives import OBJECTIVES
@@ -35,6 +36,7 @@ _HOMES = {
     "Recipe": "recipe",
     "WorkbenchError": "variants",
     "attach": "runs",
+    "cross_generation": "crossing",
     "evaluate": "evaluation",
     "load_policy": "models",
     "panel": "panel",
@@ -53,6 +55,7 @@ __all__ = [
     "Recipe",
     "WorkbenchError",
     "attach",
+    "cross_generation",
     "evaluate",
     "load_policy",
     "panel",

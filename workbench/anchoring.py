@@ -20,7 +20,7 @@ from torch import Tensor
 
 from workbench.anchors import AnchorTokens, guide_values, kl_value
 from workbench.guides import GUIDE_PARAMS
-from workbench.memory import Memory, base_adapter, effective_beta, reference_of
+from workbench.memory import Memory, effective_beta, reference_of
 from workbench.models import Policy
 from workbench.recipe import Recipe
 from workbench.rollout import Messages, Reading, Rollouts, evaluating, read, sample
@@ -120,7 +120,7 @@ class Anchoring:
         if drawn is not self.rollouts:
             reference_BT = reference_logprobs(self.recipe, self.policy, self.memory, drawn)
         kl_BT = kl_value(drawn.logprobs_BT, reference_BT)
-        return float(kl_BT[drawn.mask_BT].mean())
+        return float(kl_BT[drawn.mask_BT & drawn.sampled_BT].mean())
 
     def metrics(self) -> dict[str, float]:
         """train/guide (mean q over the tokens) and train/guided (share of tokens with q off 1)."""
@@ -178,7 +178,7 @@ def reference_completions(
     recipe: Recipe, policy: Policy, memory: Memory, step: int, messages: Sequence[Messages]
 ) -> Rollouts:
     """Completions of the step's prompts by the reference, at temperature 1."""
-    adapter = base_adapter(policy) if memory.reference is None else memory.reference
+    adapter = policy.base_adapter() if memory.reference is None else memory.reference
     with policy.holding(adapter):
         return sample(
             policy,

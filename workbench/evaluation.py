@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from workbench.crossing import CrossGeneration as CrossGeneration
+from workbench.crossing import cross_generation as cross_generation
 from workbench.models import Policy
 from workbench.rollout import sample
 from workbench.tasks import make_task

@@ -33,7 +33,7 @@ def rollout_measures(batch: Scored) -> dict[str, float]:
         "rollout/length": float(rollouts.lengths_B.float().mean()),
         "rollout/tokens": float(rollouts.mask_BT.sum()),
         "rollout/truncated": float(rollouts.truncated_B.float().mean()),
-        "train/entropy": masked_mean(rollouts.entropies_BT, rollouts.mask_BT),
+        "train/entropy": masked_mean(rollouts.entropies_BT, rollouts.mask_BT & rollouts.sampled_BT),
     }
 
 
@@ -49,5 +49,5 @@ def objective_measures(arguments: Mapping[str, Any]) -> dict[str, float]:
 
 
 def masked_mean(values_BT: Tensor, mask_BT: Tensor) -> float:
-    """Mean over the generated tokens."""
+    """Mean over the marked tokens."""
     return float(values_BT[mask_BT].mean()) if bool(mask_BT.any()) else 0.0

@@ -137,15 +137,6 @@ def reference_of(policy: Policy, memory: Memory) -> Iterator[None]:
 
 
 @torch.no_grad()
-def base_adapter(policy: Policy) -> dict[str, Tensor]:
-    """An adapter that adds nothing: the policy's A with B at zero."""
-    return {
-        name: torch.zeros_like(p) if "lora_B" in name or "lora_embedding_B" in name else p.clone()
-        for name, p in policy.trainable()
-    }
-
-
-@torch.no_grad()
 def move_reference(memory: Memory, recipe: Recipe, policy: Policy, step: int) -> None:
     """After a step: take in a share of the policy, or become its copy every few steps.
 
@@ -154,7 +145,7 @@ def move_reference(memory: Memory, recipe: Recipe, policy: Policy, step: int) ->
     """
     if recipe.reference == "moving_average":
         if memory.reference is None:
-            memory.reference = base_adapter(policy)
+            memory.reference = policy.base_adapter()
         for name, parameter in policy.trainable():
             memory.reference[name].lerp_(parameter, recipe.reference_rate)
     elif recipe.reference == "periodic" and step % recipe.reference_every == 0:

@@ -121,10 +121,14 @@ class Policy:
         ids = [self.tokenizer.encode(text, add_special_tokens=False) for text in texts]
         if not ids or not all(ids):
             raise WorkbenchError("A prompt is empty; give every problem at least one word of text.")
+        return self.left_padded(ids)
+
+    def left_padded(self, ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Token ids of P prompts as `encode` returns them: padded left, and their mask, both (P, L)."""
         ids_PL = torch.full((len(ids), max(map(len, ids))), self.tokenizer.pad_token_id)
         mask_PL = torch.zeros_like(ids_PL, dtype=torch.bool)
         for row, tokens in enumerate(ids):
-            ids_PL[row, -len(tokens) :] = torch.tensor(tokens)
+            ids_PL[row, -len(tokens) :] = torch.as_tensor(tokens)
             mask_PL[row, -len(tokens) :] = True
         return ids_PL.to(self.device), mask_PL.to(self.device)
 
@@ -147,6 +151,16 @@ class Policy:
         """The token that ends the thinking, or None where `</think>` is not one token."""
         found = self.tokenizer.convert_tokens_to_ids("</think>")
         return found if isinstance(found, int) and found != self.tokenizer.unk_token_id else None
+
+    @torch.no_grad()
+    def base_adapter(self) -> dict[str, Tensor]:
+        """An adapter that adds nothing, for `holding`: the policy's A with B at zero."""
+        return {
+            name: torch.zeros_like(p)
+            if "lora_B" in name or "lora_embedding_B" in name
+            else p.clone()
+            for name, p in self.trainable()
+        }
 
     def state(self) -> dict[str, Tensor]:
         """The adapter as plain CPU tensors, named as in peft's adapter_model.safetensors."""

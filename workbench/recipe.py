@@ -91,6 +91,17 @@ class Recipe:
         low=0, live=True,
     )  # fmt: skip
 
+    answerer: str = setting(
+        "policy",
+        "Who answers after </think>: the policy, or the initial model with the adapter off; its answers "
+        "are never trained.",
+        choices=("policy", "initial"), live=True,
+    )  # fmt: skip
+    answers_per_thought: int = setting(
+        1, "Answers to each thought (M): a group holds group_size / M thoughts, judged by their mean.",
+        low=1, live=True,
+    )  # fmt: skip
+
     objective: str | Callable[..., Any] = setting("rloo", "From rewards to advantages.", live=True)
     objective_args: dict[str, Any] = setting({}, "Parameters of the objective.", live=True)
     surrogate: str | Callable[..., Any] = setting("reinforce", "The loss of a token.", live=True)
@@ -183,6 +194,7 @@ class Recipe:
         self._check_range()
         self._check_sizes()
         self._check_separation()
+        self._check_thoughts()
         if self.kl_target and not self.beta:
             raise WorkbenchError("kl_target moves beta from where it is; give beta more than 0.")
 
@@ -261,6 +273,30 @@ class Recipe:
                 f"separation {self.separation!r} with switch 'flat' watches eval/post_pre, which is not "
                 "measured with cross_samples 0; give cross_samples at least 1, or switch by 'share' or "
                 "'step'."
+            )
+
+    def _check_thoughts(self) -> None:
+        """Several answers to a thought: whole thoughts, enough of them, and nothing that cuts a group."""
+        answers = self.answers_per_thought
+        if answers == 1:
+            return
+        if self.group_size % answers:
+            raise WorkbenchError(
+                f"group_size is {self.group_size} and answers_per_thought {answers}; give a group_size that "
+                "is a multiple of it."
+            )
+        row, thoughts = self.variant("objective"), self.group_size // answers
+        needed = row.group_needed(self.objective_args) if isinstance(row, Variant) else 1
+        if thoughts < needed:
+            raise WorkbenchError(
+                f"group_size {self.group_size} with {answers} answers to each thought holds {thoughts} "
+                f"thoughts, but objective {_name(self.objective)!r} with these parameters compares at least "
+                f"{needed}; give a group_size of {needed * answers} or more, or fewer answers."
+            )
+        if self.extra_votes:
+            raise WorkbenchError(
+                f"extra_votes is {self.extra_votes} and answers_per_thought {answers}, but votes are dropped "
+                "one by one and would tear a thought's answers apart; set one of the two to its default."
             )
 
     def variant(self, kind: str) -> Any:

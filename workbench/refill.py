@@ -50,6 +50,7 @@ def replace_groups(
         {name: put(values, fresh.rewards[name]) for name, values in batch.rewards.items()},
         put(batch.total_PG, fresh.total_PG),
         put(batch.advantages_PG, fresh.advantages_PG),
+        put(batch.thought_advantages_PG, fresh.thought_advantages_PG),
         batch.sample_seconds + fresh.sample_seconds,
         batch.reward_seconds + fresh.reward_seconds,
     )

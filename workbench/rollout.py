@@ -49,6 +49,7 @@ class Rollouts:
     prompt_mask_PL: Tensor  # bool, left padded
     completion_ids_BT: Tensor
     mask_BT: Tensor  # bool, includes the end token; right padded
+    sampled_BT: Tensor  # bool: tokens that the policy itself drew; all of mask_BT from sample()
     logprobs_BT: Tensor
     entropies_BT: Tensor
     log_collisions_BT: Tensor
@@ -121,16 +122,19 @@ class Rollouts:
         }
 
 
+SERIES = ("logprobs_BT", "entropies_BT", "log_collisions_BT", "self_certainties_BT", "log_peaks_BT")
+
+
 @dataclass(frozen=True)
-class _Recorded:
-    """What the sampling loop fills in, column by column."""
+class Recorded:
+    """What the sampling loop fills in, column by column; its statistics are the `SERIES`, in order."""
 
     tokens_BT: Tensor
     mask_BT: Tensor
     statistics_5BT: Tensor
 
     @classmethod
-    def empty(cls, rows: int, steps: int, device: torch.device) -> _Recorded:
+    def empty(cls, rows: int, steps: int, device: torch.device) -> Recorded:
         return cls(
             torch.zeros(rows, steps, dtype=torch.long, device=device),
             torch.zeros(rows, steps, dtype=torch.bool, device=device),
@@ -153,11 +157,13 @@ def sample(
     seed: int | torch.Generator = 0,
     stats: bool = True,
     use_sampler: bool = True,
+    further_stops: Sequence[int] = (),
 ) -> Rollouts:
     """Draw `group_size` completions of each prompt; temperature 0 takes the likeliest token.
 
     `seed` is a number or a CPU generator. `stats=False` leaves the five recorded series at 0.
-    `use_sampler=False` decodes through the trainable model itself.
+    `use_sampler=False` decodes through the trainable model itself. `further_stops` are tokens that end a
+    completion beside the policy's own end tokens.
     """
     if group_size < 1 or max_new_tokens < 1:
         raise WorkbenchError(
@@ -166,27 +172,18 @@ def sample(
     generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
     texts = policy.render(prompts)
     ids_PL, mask_PL = policy.encode(texts)
-    model = policy.sampler() if use_sampler else policy.model
-    stop_ids = torch.tensor(policy.stop_ids(), device=ids_PL.device)
+    owners_B = torch.arange(len(texts) * group_size, device=ids_PL.device) // group_size
+    limits_B = torch.full_like(owners_B, max_new_tokens)
+    stop_ids = torch.tensor([*policy.stop_ids(), *further_stops], device=ids_PL.device)
     settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
-    with evaluating(model):
-        recorded = _decode(
-            model,
-            ids_PL,
-            mask_PL,
-            group_size,
-            max_new_tokens,
-            stop_ids,
-            settings,
-            generator,
-            stats,
-        )
+    model = policy.sampler() if use_sampler else policy.model
+    recorded = decode(
+        model, ids_PL, mask_PL, owners_B, limits_B, stop_ids, settings, generator, stats
+    )
     length = int(recorded.mask_BT.sum(1).max())
     mask_BT = recorded.mask_BT[:, :length]
     tokens_BT = recorded.tokens_BT[:, :length].masked_fill(~mask_BT, policy.tokenizer.pad_token_id)
     series = [part[:, :length].masked_fill(~mask_BT, 0.0) for part in recorded.statistics_5BT]
-    last_B = tokens_BT.gather(1, mask_BT.sum(1, keepdim=True) - 1).squeeze(1)
-    kept = zip(tokens_BT.tolist(), mask_BT.sum(1).tolist(), strict=True)
     return Rollouts(
         rows=[dict(row) for row in rows] if rows is not None else [{} for _ in texts],
         prompts=texts,
@@ -194,53 +191,68 @@ def sample(
         prompt_mask_PL=mask_PL,
         completion_ids_BT=tokens_BT,
         mask_BT=mask_BT,
-        logprobs_BT=series[0],
-        entropies_BT=series[1],
-        log_collisions_BT=series[2],
-        self_certainties_BT=series[3],
-        log_peaks_BT=series[4],
-        truncated_B=~torch.isin(last_B, stop_ids),
-        completions=policy.decode([tokens[:count] for tokens, count in kept]),
+        sampled_BT=mask_BT,
+        **dict(zip(SERIES, series, strict=True)),
+        truncated_B=~torch.isin(last_tokens(tokens_BT, mask_BT), stop_ids),
+        completions=texts_of(policy, tokens_BT, mask_BT),
         group_size=group_size,
         max_new_tokens=max_new_tokens,
         seed=generator.initial_seed(),
     )
 
 
-def _decode(
+def last_tokens(tokens_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """The last token of each completion, (B,)."""
+    return tokens_BT.gather(1, mask_BT.sum(1, keepdim=True) - 1).squeeze(1)
+
+
+def texts_of(policy: Policy, tokens_BT: Tensor, mask_BT: Tensor) -> list[str]:
+    """The text of each completion."""
+    kept = zip(tokens_BT.tolist(), mask_BT.sum(1).tolist(), strict=True)
+    return policy.decode([tokens[:count] for tokens, count in kept])
+
+
+@torch.no_grad()
+def decode(
     model: nn.Module,
     ids_PL: Tensor,
     mask_PL: Tensor,
-    group_size: int,
-    max_new_tokens: int,
+    owners_B: Tensor,
+    limits_B: Tensor,
     stop_ids: Tensor,
     settings: dict[str, Any],
     generator: torch.Generator,
     stats: bool,
-) -> _Recorded:
-    """The sampling loop."""
-    device, rows = ids_PL.device, len(ids_PL) * group_size
-    recorded = _Recorded.empty(rows, max_new_tokens, device)
-    logits_RV, prompt_cache = prefill(model, ids_PL, mask_PL)
-    cache = PrefixCache(model, prompt_cache, mask_PL, rows)
-    alive_A = torch.arange(rows, device=device)
-    prefix_A = alive_A // group_size  # at first a completion's prefix is its prompt
-    for step in range(max_new_tokens):
-        if step % _DRAWS == 0:
-            uniforms = torch.rand(_DRAWS, rows, generator=generator, dtype=torch.float64).to(device)
-        tokens_A = _choose(logits_RV, prefix_A, uniforms[step % _DRAWS, alive_A], **settings)
-        recorded.tokens_BT[alive_A, step] = tokens_A
-        recorded.mask_BT[alive_A, step] = True
-        if stats:
-            recorded.statistics_5BT[:, alive_A, step] = statistics(logits_RV, prefix_A, tokens_A)
-        going_A = ~torch.isin(tokens_A, stop_ids)
-        alive_A, prefix_A, tokens_A = alive_A[going_A], prefix_A[going_A], tokens_A[going_A]
-        if step + 1 == max_new_tokens or len(alive_A) == 0:
-            break
-        size = logits_RV.shape[1]
-        pairs_K, number_A = torch.unique(prefix_A * size + tokens_A, return_inverse=True)
-        place_K, logits_RV = cache.step(pairs_K // size, pairs_K % size)
-        prefix_A = place_K[number_A]
+) -> Recorded:
+    """The sampling loop: row b continues prompt `owners_B[b]` by at most `limits_B[b]` tokens (0: none).
+
+    There are at least as many rows as prompts, and a row's uniforms do not depend on the limits.
+    """
+    rows, steps = len(owners_B), int(limits_B.max())
+    recorded = Recorded.empty(rows, steps, ids_PL.device)
+    with evaluating(model):
+        logits_RV, prompt_cache = prefill(model, ids_PL, mask_PL)
+        cache = PrefixCache(model, prompt_cache, mask_PL, rows)
+        alive_A = (limits_B > 0).nonzero().squeeze(1)
+        prefix_A = owners_B[alive_A]  # at first a completion's prefix is its prompt
+        for step in range(steps):
+            if step % _DRAWS == 0:
+                uniforms = torch.rand(_DRAWS, rows, generator=generator, dtype=torch.float64)
+                uniforms = uniforms.to(ids_PL.device)
+            tokens_A = _choose(logits_RV, prefix_A, uniforms[step % _DRAWS, alive_A], **settings)
+            recorded.tokens_BT[alive_A, step] = tokens_A
+            recorded.mask_BT[alive_A, step] = True
+            if stats:
+                found_5A = statistics(logits_RV, prefix_A, tokens_A)
+                recorded.statistics_5BT[:, alive_A, step] = found_5A
+            going_A = ~torch.isin(tokens_A, stop_ids) & (limits_B[alive_A] > step + 1)
+            alive_A, prefix_A, tokens_A = alive_A[going_A], prefix_A[going_A], tokens_A[going_A]
+            if len(alive_A) == 0:
+                break
+            size = logits_RV.shape[1]
+            pairs_K, number_A = torch.unique(prefix_A * size + tokens_A, return_inverse=True)
+            place_K, logits_RV = cache.step(pairs_K // size, pairs_K % size)
+            prefix_A = place_K[number_A]
     return recorded
 
 

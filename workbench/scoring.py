@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workbench.continuation import answer, think
 from workbench.models import Policy
 from workbench.recipe import Recipe
 from workbench.rewards import compute
 from workbench.rollout import Rollouts, sample
+from workbench.thought_advantages import split_advantages
 from workbench.variants import WorkbenchError
 
 ROUNDING = 1e-6  # a spread this small beside the rewards themselves is rounding
@@ -26,12 +28,14 @@ class Scored:
     rewards: dict[str, Tensor]  # name -> values_PG
     total_PG: Tensor
     advantages_PG: Tensor
+    thought_advantages_PG: Tensor  # of the thinking tokens; advantages_PG with one answer a thought
     sample_seconds: float
     reward_seconds: float
 
     def dead(self) -> list[int]:
         """The groups whose advantages are all 0."""
-        return (self.advantages_PG == 0).all(-1).nonzero().flatten().tolist()
+        live_PG = (self.advantages_PG != 0) | (self.thought_advantages_PG != 0)
+        return (~live_PG.any(-1)).nonzero().flatten().tolist()
 
 
 def score(
@@ -45,30 +49,50 @@ def score(
     """Sample completions of the task's rows, reward them and compare them within their groups.
 
     `arguments` are the objective's parameters, all of them numbers or names. Extra votes are sampled and
-    rewarded with the group, then dropped.
+    rewarded with the group, then dropped. Thoughts and answers are sampled apart where the recipe asks for
+    several answers to a thought, or for the initial model's.
     """
     started = time.perf_counter()
-    rollouts = sample(
-        policy,
-        [task.messages(row) for row in rows],
-        rows=rows,
-        group_size=recipe.group_size + recipe.extra_votes,
-        max_new_tokens=recipe.max_new_tokens,
-        temperature=recipe.temperature,
-        top_p=recipe.top_p,
-        top_k=recipe.top_k,
-        min_p=recipe.min_p,
-        seed=seed,
-    )
+    rollouts = draw(policy, task, rows, recipe, seed)
     sampled = time.perf_counter()
     rewards = compute(recipe.reward_functions(), rollouts, task)
     if recipe.extra_votes:
         rollouts = rollouts.first(recipe.group_size)
         rewards = {name: values[:, : recipe.group_size] for name, values in rewards.items()}
     total_PG = total_reward(recipe, rewards, rollouts.truncated_B)
-    advantages_PG = advantages(recipe, arguments, rollouts, total_PG)
+    advantages_PG, thought_advantages_PG = advantages(recipe, arguments, rollouts, total_PG)
     ended = time.perf_counter()
-    return Scored(rollouts, rewards, total_PG, advantages_PG, sampled - started, ended - sampled)
+    return Scored(
+        rollouts,
+        rewards,
+        total_PG,
+        advantages_PG,
+        thought_advantages_PG,
+        sampled - started,
+        ended - sampled,
+    )
+
+
+def draw(
+    policy: Policy, task: Any, rows: list[dict[str, Any]], recipe: Recipe, seed: int
+) -> Rollouts:
+    """Completions of the task's rows, extra votes included, by whom the recipe lets answer."""
+    answers = recipe.answers_per_thought
+    settings = {name: getattr(recipe, name) for name in ("temperature", "top_p", "top_k", "min_p")}
+    apart = answers > 1 or recipe.answerer == "initial"
+    found = (think if apart else sample)(
+        policy,
+        [task.messages(row) for row in rows],
+        rows=rows,
+        group_size=(recipe.group_size + recipe.extra_votes) // answers,
+        max_new_tokens=recipe.max_new_tokens,
+        seed=seed,
+        **settings,
+    )
+    if not apart:
+        return found
+    initial = recipe.answerer == "initial"
+    return answer(policy, found, per_thought=answers, initial=initial, seed=seed, **settings)
 
 
 def total_reward(recipe: Recipe, rewards: dict[str, Tensor], truncated_B: Tensor) -> Tensor:
@@ -104,20 +128,28 @@ def spread(values_PG: Tensor) -> Tensor:
 
 def advantages(
     recipe: Recipe, arguments: dict[str, Any], rollouts: Rollouts, total_PG: Tensor
-) -> Tensor:
-    """The objective's advantages, (P, G), checked for shape; 0 in groups under the recipe's floor."""
+) -> tuple[Tensor, Tensor]:
+    """The objective's advantages of completions and of their thoughts, both (P, G), checked for shape.
+
+    They are 0 in groups under the recipe's floor, and the same with one answer to each thought.
+    """
     row = recipe.variant("objective")
     wanted = {}
     if "mean_logprobs_PG" in getattr(row, "needs", ()):
         mean_B = rollouts.logprobs_BT.sum(1) / rollouts.lengths_B
         wanted["mean_logprobs_PG"] = mean_B.view(total_PG.shape)
-    values_PG = row(total_PG, **wanted, **arguments)
-    if tuple(values_PG.shape) != tuple(total_PG.shape):
-        raise WorkbenchError(
-            f"The objective returned shape {tuple(values_PG.shape)}; "
-            f"return one advantage per reward, shape {tuple(total_PG.shape)}."
-        )
+
+    def objective(rewards_PG: Tensor, **further: Tensor) -> Tensor:
+        values_PG = row(rewards_PG, **further, **arguments)
+        if tuple(values_PG.shape) != tuple(rewards_PG.shape):
+            raise WorkbenchError(
+                f"The objective returned shape {tuple(values_PG.shape)}; "
+                f"return one advantage per reward, shape {tuple(rewards_PG.shape)}."
+            )
+        return values_PG
+
+    both = split_advantages(objective, total_PG, recipe.answers_per_thought, **wanted)
     if recipe.reward_floor and recipe.standardise == "never":  # else the floor was on each reward
         live_P1 = spread(total_PG)[:, None] >= recipe.reward_floor
-        values_PG = values_PG.where(live_P1, torch.zeros_like(values_PG))
-    return values_PG.detach()
+        both = tuple(values.where(live_P1, torch.zeros_like(values)) for values in both)
+    return both[0].detach(), both[1].detach()

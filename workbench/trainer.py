@@ -88,6 +88,7 @@ class Report:
     rewards: dict[str, Tensor]  # name -> values_PG
     total_PG: Tensor
     advantages_PG: Tensor
+    thought_advantages_PG: Tensor  # of the thinking tokens
 
 
 @dataclass(frozen=True)
@@ -133,9 +134,9 @@ def train_step(state: State, recipe: Recipe, *, measure_kl: bool = False) -> Rep
     deviation within a group, mean over groups); rollout/length (tokens), rollout/truncated (share),
     rollout/tokens (sum); train/entropy (nats a token, while sampling), train/mismatch (mean
     |trainer - sampler log-prob|), train/kl (nats a token, k1 against the reference; present where the
-    reference was run), train/loss, train/grad_norm (before clipping), train/ratio_gap (mean |ratio - 1|),
-    train/learning_rate, train/beta, train/alpha and train/baseline (of an objective that has them; chosen
-    where they are "auto" and "optimal"), train/guide and
+    reference was run), these three without what the initial model answered; train/loss, train/grad_norm
+    (before clipping), train/ratio_gap (mean |ratio - 1|), train/learning_rate, train/beta, train/alpha and
+    train/baseline (of an objective that has them; chosen where they are "auto" and "optimal"), train/guide and
     train/guided (mean q and share of tokens with q off 1, of an anchor with a guide);
     groups/zero_signal, groups/solved_all, groups/solved_none (shares, before any refill),
     groups/refilled (share), groups/update_scale (mean over groups of sum_i r_i A_i / G, with 0/1 rewards
@@ -163,7 +164,13 @@ def train_step(state: State, recipe: Recipe, *, measure_kl: bool = False) -> Rep
     metrics["groups/refilled"] = len(replaced) / recipe.prompts_per_step
     metrics |= objective_measures(arguments)
     report = Report(
-        step, metrics, batch.rollouts, batch.rewards, batch.total_PG, batch.advantages_PG
+        step,
+        metrics,
+        batch.rollouts,
+        batch.rewards,
+        batch.total_PG,
+        batch.advantages_PG,
+        batch.thought_advantages_PG,
     )
     updating = time.perf_counter()
     metrics |= update(state, recipe, report, first.rollouts, measure_kl=measure_kl)
@@ -199,7 +206,8 @@ def update(
     if credit_BT is not None:
         advantages_BT = advantages_BT + credit_BT
     batch = Batch(rollouts, advantages_BT, anchoring if anchored else None)
-    pulled_P = (report.advantages_PG != 0).any(-1) | anchored
+    live_PG = (report.advantages_PG != 0) | (report.thought_advantages_PG != 0)
+    pulled_P = live_PG.any(-1) | anchored
     signal_B = pulled_P.repeat_interleave(rollouts.G)
 
     for group in state.optimizer.param_groups:
@@ -255,7 +263,8 @@ def backward(
         loss = (loss_BT * weights_BT[indices, :width])[mask_BT].sum()
         loss.backward()
         sums["loss"] += float(loss.detach())
-        difference = (new_BT.detach() - old_BT)[mask_BT]
+        own_BT = mask_BT & rollouts.sampled_BT[indices, :width]
+        difference = (new_BT.detach() - old_BT)[own_BT]
         gap += float((difference.exp() - 1).abs().sum())
         mismatch += float(difference.abs().sum())
         tokens += len(difference)

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from workbench.crossing import judge_of, post_pre
 from workbench.evaluation import evaluate
 from workbench.folder import RunFolder, read_checkpoint_recipe, restore
 from workbench.recipe import Recipe, own_functions
@@ -212,7 +213,21 @@ class Worker:
             samples=self.recipe.eval_samples,
             max_new_tokens=self.recipe.max_new_tokens,
         ).metrics()
+        if self.recipe.cross_samples:
+            measured |= self._cross(state)
         return measured | {"time/eval": time.perf_counter() - started}
+
+    def _cross(self, state: State) -> dict[str, float]:
+        """The policy's thoughts to the held-out questions, answered by itself and by the initial policy."""
+        recipe = self.recipe
+        return post_pre(
+            state.policy,
+            state.task,
+            state.eval_rows,
+            samples=recipe.cross_samples,
+            max_new_tokens=recipe.max_new_tokens,
+            judge=judge_of(recipe, state.task),
+        )
 
     def _probe(self, state: State) -> dict[str, float]:
         """Take a probe and save it; its numbers as probe/ metrics."""

@@ -419,3 +419,49 @@ def test_an_interrupt_says_how_to_go_on(claim, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(measure, "measure", interrupt)
     assert cli.main(["claims", "objectives", "--out", str(tmp_path)]) == 130
     assert "the same command goes on" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------ thinkers and answerers crossed
+
+
+@pytest.fixture
+def crossed(values):
+    """The digits of an answer stand in for its truth: a random model earns some at once."""
+    return claim_from("crossed", values | {"recipe": values["recipe"] | {"cross_samples": 3}})
+
+
+def test_a_claim_with_cross_samples_measures_base_and_cells(crossed, tmp_path, monkeypatch):
+    count = lambda self, row, text: float(sum(c.isdigit() for c in text))  # noqa: E731
+    monkeypatch.setattr("workbench.tasks.countdown.Countdown.score", count)
+    path = measure.measure(crossed, out=tmp_path, say=quiet)
+    found = load(path)
+    for cell in (found["base"], *found["base"]["cells"]):
+        assert cell["metrics"]["post_post"] == cell["metrics"]["post_pre"] > 0
+        assert "reward_eval" not in cell["metrics"]  # the task judges
+    for arm in found["arms"].values():
+        for cell in arm["cells"]:
+            assert {"post_post", "post_pre"} <= set(cell["metrics"])
+            assert not [
+                name for name in cell["metrics"] if name.endswith(("/low", "/high", "_true"))
+            ]
+    text = results.table(found)
+    assert "post_post" in text.split("Paired differences")[0]
+    assert "post_pre" in text.split("Paired differences")[1]
+    assert found["base"]["settings"]["cross_samples"] == 3
+
+
+def test_a_learned_judge_s_mean_is_told_and_the_truth_beside_it(crossed, monkeypatch):
+    judge = lambda rows, messages, texts: [1.0 + len(text) for text in texts]  # noqa: E731
+    monkeypatch.setattr(measure, "judge_of", lambda recipe, task: judge)
+    with measure.loaded(crossed.base_recipe()) as state:
+        found = measure.cross_metrics(state, crossed, 7)
+    assert set(found) == {"post_post", "post_pre", "post_post_true", "post_pre_true", "reward_eval"}
+    assert found["reward_eval"] == found["post_post"] > found["post_post_true"]
+
+
+def test_claims_without_cross_samples_are_as_they_were(claim, crossed, tmp_path):
+    assert "cross_samples" not in claim.base_settings()
+    assert not measure.cross_metrics(None, claim, 0)
+    assert crossed.smoke().base_recipe().cross_samples == 2
+    with pytest.raises(WorkbenchError, match="which all arms share"):
+        claim_from("toy", {"arms": {"a": {"cross_samples": 1}}})

@@ -30,6 +30,7 @@ import torch
 from workbench.claims import results
 from workbench.claims.book import Book, commit
 from workbench.claims.plan import Claim, read_claim
+from workbench.crossing import judge_of, post_pre
 from workbench.evaluation import EVAL_SEED, Evaluation, evaluate, support_counts
 from workbench.folder import probe_table, write_parquet
 from workbench.phase import table
@@ -135,10 +136,10 @@ def measure_base(
         if known_P is None:
             first = evaluate_cell(state, claim, EVAL_SEED)
             known_P = first.successes_P
-            book.set_base(evaluation_metrics(first, claim), known_P)
+            crossed = cross_metrics(state, claim, EVAL_SEED)
+            book.set_base(evaluation_metrics(first, claim) | crossed, known_P)
         for seed in missing:
-            again = evaluate_cell(state, claim, cell_seed(seed))
-            book.add_base_cell(seed, evaluation_metrics(again, claim, known_P))
+            book.add_base_cell(seed, cell_metrics(state, claim, seed, known_P))
     del state
     gc.collect()
     say(f"base: {_duration(time.perf_counter() - started)}")
@@ -168,11 +169,8 @@ def measure_cell(
                 history.append(train_step(state, recipe, measure_kl=step == recipe.steps).metrics)
                 probes.take()
                 if claim.curve_every and step % claim.curve_every == 0:
-                    now = evaluation_metrics(evaluate_cell(state, claim, cell_seed(seed)), claim)
-                    curve.append({"step": step, **now})
-            measured = evaluation_metrics(
-                evaluate_cell(state, claim, cell_seed(seed)), claim, base_P
-            )
+                    curve.append({"step": step, **cell_metrics(state, claim, seed)})
+            measured = cell_metrics(state, claim, seed, base_P)
             cell["metrics"] = measured | training_metrics(history)
         except NonFiniteError as error:
             cell["failed"] = str(error).split(";")[0]  # a cell has no folder with the batch in it
@@ -236,7 +234,7 @@ def measure_best(probes: Probes, claim: Claim, seed: int) -> dict[str, float]:
     label-free run could have stopped there by itself.
     """
     state = probes.load_best()
-    found = evaluation_metrics(evaluate_cell(state, claim, cell_seed(seed)), claim)
+    found = cell_metrics(state, claim, seed)
     return {"best/step": probes.best_step} | {f"best/{k}": value for k, value in found.items()}
 
 
@@ -276,6 +274,42 @@ def evaluate_cell(state: State, claim: Claim, seed: int) -> Evaluation:
         max_new_tokens=claim.base_recipe().max_new_tokens,
         seed=seed,
     )
+
+
+def cell_metrics(
+    state: State, claim: Claim, seed: int, base_P: np.ndarray | None = None
+) -> dict[str, float]:
+    """Everything that is measured of a cell's weights, with the noise of its seed."""
+    own_seed = cell_seed(seed)
+    found = evaluation_metrics(evaluate_cell(state, claim, own_seed), claim, base_P)
+    return found | cross_metrics(state, claim, own_seed)
+
+
+def cross_metrics(state: State, claim: Claim, seed: int) -> dict[str, float]:
+    """post_post, post_pre and their true quality, where the claim's recipe has cross_samples.
+
+    The judge is that of the recipe that all arms share, so that arms and base are comparable; where it is a
+    learned reward, reward_eval is its mean over the policy's own completions.
+    """
+    recipe = claim.base_recipe()
+    if not recipe.cross_samples:
+        return {}
+    judge = judge_of(recipe, state.task)
+    found = post_pre(
+        state.policy,
+        state.task,
+        state.eval_rows,
+        samples=recipe.cross_samples,
+        max_new_tokens=recipe.max_new_tokens,
+        judge=judge,
+        seed=seed,
+    )
+    metrics = {
+        key.removeprefix("eval/"): value
+        for key, value in found.items()
+        if not key.endswith(("/low", "/high"))  # intervals of claims are over seeds
+    }
+    return metrics | ({} if judge is None else {"reward_eval": metrics["post_post"]})
 
 
 def evaluation_metrics(

@@ -25,12 +25,12 @@ SIZES = {"prompts": 128, "samples": 128, "ks": [1, 4, 8, 16, 64], "thresholds": 
 # What the base's measures depend on: the same in all arms.
 OF_BASE = ("model", "quantize", "device", "task", "task_args", "max_new_tokens")
 OWN = (
-    "name", "seed", "eval_every", "eval_prompts", "eval_samples", "checkpoint_every",
+    "name", "seed", "eval_every", "eval_prompts", "eval_samples", "cross_samples", "checkpoint_every",
     "probe_every", "probe_prompts", "probe_samples",
 )  # fmt: skip
 SMOKE = {
     "steps": 2, "prompts_per_step": 4, "group_size": 8,
-    "probe_every": 1, "probe_prompts": 4, "probe_samples": 4,
+    "probe_every": 1, "probe_prompts": 4, "probe_samples": 4, "cross_samples": 2,
 }  # fmt: skip
 
 
@@ -98,7 +98,11 @@ class Claim:
     def base_settings(self) -> dict[str, Any]:
         """What the base's measures are true for."""
         recipe = self.base_recipe().to_dict()
-        return {key: recipe[key] for key in OF_BASE if key != "device"} | self.evaluation
+        keys = [
+            *OF_BASE,
+            *(("cross_samples", "rewards", "reward_args") if recipe["cross_samples"] else ()),
+        ]
+        return {key: recipe[key] for key in keys if key != "device"} | self.evaluation
 
     def smoke(self) -> Claim:
         """The same claim in a size that only shows that it runs: one seed, two steps, four prompts."""

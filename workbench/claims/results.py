@@ -24,6 +24,7 @@ from workbench.variants import WorkbenchError, unknown
 BASE = "base"  # the arm that is not trained: the base, sampled anew with each seed's noise
 SUPPORT = ("preserved", "expanded", "shrunk", "out")
 BEST = ["pass@1", "best/pass@1", "best/step"]  # the end beside the probe with the highest accuracy
+CROSS = ["post_post", "post_pre", "post_post_true", "post_pre_true"]  # who answers to the thoughts
 RATIOS = ("srr", "ndr", "sds", "nscr")
 Result = dict[str, Any]
 
@@ -211,6 +212,9 @@ def table(
     blocks = [metrics] if metrics else [passes, ["entropy", "kl", "length"], *supports]
     if not metrics and any(BEST[1] in arm["summary"] for arm in result["arms"].values()):
         blocks.insert(0, BEST)
+    found = result["base"]["summary"]
+    crossed = [name for name in CROSS if name in found and not metrics]
+    blocks += [crossed] if crossed else []
     parts = [f"{result['title']}\n{_conditions(result)}"]
     parts += [_block(_arm_lines(result, block), block, "arm") for block in blocks]
     parts += [f"{arm} seed {seed}: {text}" for arm, seed, text in _failures(result)]
@@ -221,7 +225,7 @@ def table(
             (f"{pair['arm']} - {pair['control']}", len(pair["seeds"]), pair["metrics"])
             for pair in result["differences"]
         ]
-        parts.append(_block(lines, shown, "pair"))
+        parts += [_block(lines, block, "pair") for block in (shown, crossed) if block]
     return "\n\n".join(parts)
 
 
