@@ -13,6 +13,7 @@ from workbench.models import Policy
 from workbench.recipe import Recipe
 from workbench.rewards import compute
 from workbench.rollout import Rollouts, sample
+from workbench.separating import malformed_rows, thought_end
 from workbench.variants import WorkbenchError
 
 ROUNDING = 1e-6  # a spread this small beside the rewards themselves is rounding
@@ -45,9 +46,11 @@ def score(
     """Sample completions of the task's rows, reward them and compare them within their groups.
 
     `arguments` are the objective's parameters, all of them numbers or names. Extra votes are sampled and
-    rewarded with the group, then dropped.
+    rewarded with the group, then dropped. Where thinking and answer are trained apart, a malformed completion
+    gets the lowest total of its group.
     """
     started = time.perf_counter()
+    end_id = thought_end(policy, recipe)
     rollouts = sample(
         policy,
         [task.messages(row) for row in rows],
@@ -66,6 +69,8 @@ def score(
         rollouts = rollouts.first(recipe.group_size)
         rewards = {name: values[:, : recipe.group_size] for name, values in rewards.items()}
     total_PG = total_reward(recipe, rewards, rollouts.truncated_B)
+    if recipe.separation != "joint" and end_id is not None:
+        total_PG = lowest_where(malformed_rows(rollouts, end_id), total_PG)
     advantages_PG = advantages(recipe, arguments, rollouts, total_PG)
     ended = time.perf_counter()
     return Scored(rollouts, rewards, total_PG, advantages_PG, sampled - started, ended - sampled)
@@ -76,10 +81,12 @@ def total_reward(recipe: Recipe, rewards: dict[str, Tensor], truncated_B: Tensor
     if recipe.standardise == "group":
         rewards = {name: standardised(r, recipe.reward_floor) for name, r in rewards.items()}
     total_PG = weighted_sum(rewards, recipe.reward_weights())
-    if recipe.truncated == "lowest":
-        lowest_P1 = total_PG.amin(-1, keepdim=True)
-        total_PG = lowest_P1.where(truncated_B.view(total_PG.shape), total_PG)
-    return total_PG
+    return lowest_where(truncated_B, total_PG) if recipe.truncated == "lowest" else total_PG
+
+
+def lowest_where(bad_B: Tensor, total_PG: Tensor) -> Tensor:
+    """`total_PG` with the lowest total of the group for the completions marked in `bad_B`."""
+    return total_PG.amin(-1, keepdim=True).where(bad_B.view(total_PG.shape), total_PG)
 
 
 def weighted_sum(rewards: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
