@@ -25,7 +25,7 @@ def anchoring_of(made, anchor, arguments=None, **fields):
     policy, rollouts = made
     recipe = Recipe(anchor=anchor, anchor_args=arguments or {}, beta=0.3, group_size=3,
                     max_new_tokens=7, steps=40, **fields)  # fmt: skip
-    return prepare_anchor(recipe, policy, Memory.fresh(3), rollouts, 5, PROMPTS)
+    return prepare_anchor(recipe, policy, Memory.fresh(3), rollouts, 5, PROMPTS, rollouts.mask_BT)
 
 
 def penalty_of(anchoring, indices):
@@ -95,7 +95,7 @@ def test_a_row_sees_its_own_tokens_and_the_loss_gets_beta_times_its_penalty(made
     assert torch.equal(tokens.mask_BT, rollouts.mask_BT[[5, 2], :width])
     assert not tokens.entropies_BT.requires_grad and tokens.logprobs_BT.requires_grad
     assert (tokens.step, tokens.steps) == (5, 40)
-    assert tokens.sampled.logprobs_BT is rollouts.logprobs_BT
+    assert torch.equal(tokens.sampled.logprobs_BT, rollouts.logprobs_BT)
     assert torch.equal(tokens.noise_2BT, anchoring.sampled.noise_2BT[:, [5, 2], :width])
     assert anchoring.credit() is None
 

@@ -1,9 +1,11 @@
 """The order of prompts and the seeds of the steps."""
 
+from types import SimpleNamespace
+
 import torch
 
 from workbench.recipe import Recipe
-from workbench.seeds import prompt_indices, refill_indices, seeded_dropout, step_seed
+from workbench.seeds import minibatches, prompt_indices, refill_indices, seeded_dropout, step_seed
 
 
 def test_every_row_is_used_once_before_any_is_used_again():
@@ -43,3 +45,12 @@ def test_dropout_is_seeded_inside_and_the_global_generator_put_back():
         assert torch.equal(torch.rand(2), first)
     with seeded_dropout(Recipe(lora_dropout=0.1), 4, cpu):
         assert not torch.equal(torch.rand(2), first)
+
+
+def test_minibatches_hold_whole_groups_each_once_an_epoch():
+    recipe = Recipe(epochs=2, minibatches=2, group_size=4, prompts_per_step=3)
+    rollouts = SimpleNamespace(P=3, G=4, B=12, mask_BT=torch.ones(12, 1))
+    parts = [part.tolist() for part in minibatches(recipe, 1, rollouts)]
+    assert parts[:2] == [[0, 1, 2, 3, 4, 5, 6, 7], [8, 9, 10, 11]]
+    assert sorted(parts[2] + parts[3]) == list(range(12))
+    assert all(part[i : i + 4] == list(range(part[i], part[i] + 4)) for part in parts for i in (0,))

@@ -11,7 +11,7 @@ from workbench.memory import objective_arguments
 from workbench.objectives import OBJECTIVES
 from workbench.rewards import REWARDS
 from workbench.surrogates import SURROGATES
-from workbench.trainer import NonFiniteError, minibatches, prepare, train_step
+from workbench.trainer import NonFiniteError, prepare, train_step
 from workbench.variants import WorkbenchError
 
 
@@ -312,15 +312,6 @@ def test_epochs_and_minibatches_multiply_the_updates_and_move_the_ratio(toy_reci
     assert len(updates) == 6
     assert report.metrics["train/ratio_gap"] > 1e-4  # later updates see a policy that has moved
     assert report.metrics["train/mismatch"] < 1e-5  # the first one does not
-
-
-def test_minibatches_hold_whole_groups_each_once_an_epoch(toy_recipe):
-    recipe = toy_recipe.replace(epochs=2, minibatches=2)
-    rollouts = train_step(prepare(recipe), recipe).rollouts
-    parts = [part.tolist() for part in minibatches(recipe, 1, rollouts)]
-    assert parts[:2] == [[0, 1, 2, 3, 4, 5, 6, 7], [8, 9, 10, 11]]
-    assert sorted(parts[2] + parts[3]) == list(range(12))
-    assert all(part[i : i + 4] == list(range(part[i], part[i] + 4)) for part in parts for i in (0,))
 
 
 EXACT_IN_REWARD = {"beta": 0.2, "anchor_args": {"estimator": "exact", "place": "reward"}}

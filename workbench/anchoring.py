@@ -2,7 +2,8 @@
 
 A row's penalty acts in one of three ways (`anchors`): beta times it joins the loss; or it is taken from the
 reward, as credit for each token; or it is the loss of completions that the reference wrote. The reference is
-run here, once per batch, and again where a row asks for the exact KL.
+run here, once per batch, and again where a row asks for the exact KL. A row sees the tokens that are
+trained as if there were no others: no penalty falls on a token that the recipe's separation leaves out.
 
 B completions of T tokens, N chosen ones, M those of one minibatch, P prompts, G completions of each.
 """
@@ -20,11 +21,12 @@ from torch import Tensor
 
 from workbench.anchors import AnchorTokens, guide_values, kl_value
 from workbench.guides import GUIDE_PARAMS
-from workbench.memory import Memory, effective_beta, reference_of
+from workbench.memory import Memory, effective_beta, reference_of, second_stage
 from workbench.models import Policy
 from workbench.recipe import Recipe
 from workbench.rollout import Messages, Reading, Rollouts, evaluating, read, sample
 from workbench.seeds import ANCHOR, REFERENCE, step_seed
+from workbench.separating import Separated, separate
 
 DRAWN_SHARE = 4  # of G completions of a prompt, one in this many is drawn from the reference
 
@@ -37,7 +39,8 @@ class Anchoring:
     policy: Policy
     memory: Memory
     rollouts: Rollouts
-    sampled: AnchorTokens  # the whole batch as recorded while sampling
+    reference_BT: Tensor  # log-probs of all tokens, trained or not
+    sampled: AnchorTokens  # the whole batch as recorded while sampling, with only what is trained
     drawn: Rollouts | None  # the reference's completions of the prompts, for rows that want them
 
     @property
@@ -90,19 +93,21 @@ class Anchoring:
         prompts = torch.unique(indices_M // self.rollouts.G)
         places_G = torch.arange(drawn.G, device=prompts.device)
         rows_M = (prompts[:, None] * drawn.G + places_G).flatten()
+        trained_BT = self._separated(drawn).trained_BT
         weights_BT = torch.zeros_like(drawn.logprobs_BT)
         weights_BT[rows_M] = self.recipe.variant("aggregation")(
-            drawn.mask_BT[rows_M].float(), self.recipe.max_new_tokens
+            trained_BT[rows_M].float(), self.recipe.max_new_tokens
         )
+        rows_M = rows_M[trained_BT[rows_M].any(-1)]
         total = 0.0
-        for rows_N in rows_M.split(self.recipe.microbatch):
-            reading = read(self.policy, drawn, rows_N)
+        for rows_N in rows_M.split(self.recipe.microbatch) if len(rows_M) else ():
+            reading = read(self.policy, drawn, rows_N).only(trained_BT[rows_N])
             logprobs_NT, entropies_NT = reading.logprobs_entropies()
             width = logprobs_NT.shape[1]
             tokens = dataclasses.replace(
                 self.sampled,
                 logprobs_BT=logprobs_NT,
-                reference_BT=drawn.logprobs_BT[rows_N, :width],
+                reference_BT=_only(drawn.logprobs_BT, trained_BT)[rows_N, :width],
                 mask_BT=reading.mask_NT,
                 entropies_BT=entropies_NT.detach(),
                 noise_2BT=_noise(self.recipe, self.sampled.step, logprobs_NT),
@@ -114,13 +119,23 @@ class Anchoring:
             total += float(loss.detach())
         return total
 
-    def kl(self, drawn: Rollouts) -> float:
-        """KL(policy || reference) in nats a token: the mean of k1 over completions that were not selected."""
-        reference_BT = self.sampled.reference_BT
+    def kl(self, drawn: Rollouts) -> dict[str, float]:
+        """train/kl: KL(policy || reference) in nats a token, the mean of k1 over unselected completions.
+
+        It is over all tokens, trained or not. train/kl_answer is the same over the answers' tokens, where
+        these can be told apart: so far answers have drifted, although they may be masked.
+        """
+        reference_BT = self.reference_BT
         if drawn is not self.rollouts:
             reference_BT = reference_logprobs(self.recipe, self.policy, self.memory, drawn)
         kl_BT = kl_value(drawn.logprobs_BT, reference_BT)
-        return float(kl_BT[drawn.mask_BT & drawn.sampled_BT].mean())
+        own_BT = drawn.mask_BT & drawn.sampled_BT
+        measured = {"train/kl": float(kl_BT[own_BT].mean())}
+        parts = self._separated(drawn)
+        answers_BT = own_BT & ~parts.thinking_BT
+        if parts.malformed_B is not None and bool(answers_BT.any()):
+            measured["train/kl_answer"] = float(kl_BT[answers_BT].mean())
+        return measured
 
     def metrics(self) -> dict[str, float]:
         """train/guide (mean q over the tokens) and train/guided (share of tokens with q off 1)."""
@@ -130,7 +145,13 @@ class Anchoring:
             return {}
         guide = {param.name: known[param.name] for param in GUIDE_PARAMS}
         q = guide_values(self.sampled, **guide)[self.sampled.mask_BT]
+        if not len(q):  # nothing was trained
+            return {}
         return {"train/guide": float(q.mean()), "train/guided": float((q != 1).float().mean())}
+
+    def _separated(self, rollouts: Rollouts) -> Separated:
+        late = second_stage(self.memory, self.recipe, self.sampled.step)
+        return separate(self.policy, self.recipe, rollouts, late)
 
     def _row(self, tokens: AnchorTokens) -> Tensor:
         return self.recipe.variant("anchor")(tokens, **self.recipe.anchor_args)
@@ -143,12 +164,14 @@ def prepare_anchor(
     rollouts: Rollouts,
     step: int,
     messages: Sequence[Messages],
+    trained_BT: Tensor,
 ) -> Anchoring:
     """Run the reference over the batch and collect what the anchor's row may look at."""
+    reference_BT = reference_logprobs(recipe, policy, memory, rollouts)
     sampled = AnchorTokens(
-        logprobs_BT=rollouts.logprobs_BT,
-        reference_BT=reference_logprobs(recipe, policy, memory, rollouts),
-        mask_BT=rollouts.mask_BT,
+        logprobs_BT=_only(rollouts.logprobs_BT, trained_BT),
+        reference_BT=_only(reference_BT, trained_BT),
+        mask_BT=trained_BT,
         entropies_BT=rollouts.entropies_BT,
         step=step,
         steps=recipe.steps,
@@ -158,7 +181,7 @@ def prepare_anchor(
     drawn = None
     if recipe.beta and _asks(recipe, "uses_samples"):
         drawn = reference_completions(recipe, policy, memory, step, messages)
-    return Anchoring(recipe, policy, memory, rollouts, sampled, drawn)
+    return Anchoring(recipe, policy, memory, rollouts, reference_BT, sampled, drawn)
 
 
 @torch.no_grad()
@@ -223,6 +246,11 @@ def _noise(recipe: Recipe, step: int, like_BT: Tensor) -> Tensor:
     normal_BT = torch.randn(like_BT.shape, generator=generator)
     uniform_BT = torch.rand(like_BT.shape, generator=generator)
     return torch.stack((normal_BT, uniform_BT)).to(like_BT.device)
+
+
+def _only(values_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """`values_BT` with 0 off the mask."""
+    return values_BT.masked_fill(~mask_BT, 0.0)
 
 
 def _asks(recipe: Recipe, question: str) -> bool:

@@ -321,9 +321,14 @@ def rollout_table(report: Report, state: State) -> pa.Table:
         "truncated": rollouts.truncated_B.tolist(),
         "tokens": pieces(state.policy.tokenizer, kept),
     }
-    for name in ("logprobs", "entropies"):
-        series_BT = getattr(rollouts, f"{name}_BT").tolist()
-        columns[name] = [row[:n] for row, n in zip(series_BT, lengths, strict=True)]
+    series = {
+        "logprobs": rollouts.logprobs_BT,
+        "entropies": rollouts.entropies_BT,
+        "thinking": report.thinking_BT,
+        "trained": report.trained_BT,
+    }
+    for name, series_BT in series.items():
+        columns[name] = [row[:n] for row, n in zip(series_BT.tolist(), lengths, strict=True)]
     floats = pa.list_(pa.float32())
     return pa.table(
         {

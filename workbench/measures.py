@@ -7,7 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
+from workbench.recipe import Recipe
 from workbench.scoring import Scored, spread
+from workbench.separating import Separated
+from workbench.separation import stage
 
 
 def group_measures(first: Scored) -> dict[str, float]:
@@ -35,6 +38,22 @@ def rollout_measures(batch: Scored) -> dict[str, float]:
         "rollout/truncated": float(rollouts.truncated_B.float().mean()),
         "train/entropy": masked_mean(rollouts.entropies_BT, rollouts.mask_BT & rollouts.sampled_BT),
     }
+
+
+def separation_measures(
+    recipe: Recipe, late: bool, parts: Separated, mask_BT: Tensor
+) -> dict[str, float]:
+    """What the stage trains, the share of tokens that it lets through, and how many are malformed."""
+    trains_thinking, trains_answer = stage(recipe.separation, late)
+    trains_answer = trains_answer and recipe.answerer == "policy"
+    metrics = {
+        "train/trains_thinking": float(trains_thinking),
+        "train/trains_answer": float(trains_answer),
+        "train/trained_share": float(parts.trained_BT.sum() / mask_BT.sum()),
+    }
+    if parts.malformed_B is not None:
+        metrics["rollout/malformed"] = float(parts.malformed_B.float().mean())
+    return metrics
 
 
 def mean_spread(values_PG: Tensor) -> float:

@@ -4,6 +4,7 @@
       before a step, never from the step's own rewards, so that its gradient stays unbiased.
     - The factor on beta that holds the KL at kl_target.
     - The reference's adapter, where it is not simply the base.
+    - The T_post + A_pre scores seen, from which a separation's "flat" rule takes its switch.
 
 K successes in a group of G.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from workbench.counting import ROUNDING
 from workbench.models import Policy
 from workbench.recipe import Recipe
 from workbench.rollout import evaluating
+from workbench.separation import flat_at, switched
 from workbench.variants import Variant
 
 DECAY = 0.9  # of the counts, per step: about the last ten steps matter
@@ -40,6 +42,9 @@ class Memory:
     beta_factor: float = 1.0
     held: str = ""  # the anchor and beta that the factor belongs to
     reference: dict[str, Tensor] | None = None  # by the names of Policy.trainable(); None: the base
+    separated: str = ""  # the separation that the two below belong to
+    post_pre: list[tuple[int, float]] = field(default_factory=list)  # step, T_post + A_pre
+    switched_at: int | None = None  # the step at which that score was found flat
 
     @classmethod
     def fresh(cls, group_size: int) -> Memory:
@@ -49,8 +54,13 @@ class Memory:
     def to_dict(self) -> dict[str, Any]:
         """The plain numbers, for a checkpoint's state.json; the reference is saved beside it."""
         return {
-            "solved": self.solved_K.tolist(), "beta_factor": self.beta_factor, "held": self.held
-        }  # fmt: skip
+            "solved": self.solved_K.tolist(),
+            "beta_factor": self.beta_factor,
+            "held": self.held,
+            "separated": self.separated,
+            "post_pre": [list(pair) for pair in self.post_pre],
+            "switched_at": self.switched_at,
+        }
 
     def load(self, values: Mapping[str, Any], reference: dict[str, Tensor] | None) -> None:
         """Put back what a checkpoint holds; counts of another group size are left out."""
@@ -59,6 +69,9 @@ class Memory:
             self.solved_K = solved_K
         self.beta_factor = float(values.get("beta_factor", 1.0))
         self.held = str(values.get("held", ""))
+        self.separated = str(values.get("separated", ""))
+        self.post_pre = [(int(step), float(score)) for step, score in values.get("post_pre", [])]
+        self.switched_at = values.get("switched_at")
         self.reference = reference
 
 
@@ -107,6 +120,31 @@ def begin_step(memory: Memory, recipe: Recipe) -> None:
         memory.held, memory.beta_factor = held, 1.0
     if recipe.reference == "fixed":
         memory.reference = None
+    _hold_separation(memory, recipe)
+
+
+def _hold_separation(memory: Memory, recipe: Recipe) -> None:
+    """A separation that is new, or has new parameters, has seen no scores."""
+    separated = f"{recipe.separation} {recipe.separation_args}"
+    if separated != memory.separated:
+        memory.separated, memory.post_pre, memory.switched_at = separated, [], None
+
+
+def note_post_pre(memory: Memory, recipe: Recipe, step: int, score: float) -> None:
+    """Take in the T_post + A_pre score measured after `step`; the "flat" rule may switch on it."""
+    _hold_separation(memory, recipe)
+    arguments = recipe.variant("separation").defaults | recipe.separation_args
+    if arguments.get("switch") != "flat" or memory.switched_at is not None:
+        return
+    memory.post_pre = [pair for pair in memory.post_pre if pair[0] < step] + [(step, float(score))]
+    place = flat_at([score for _, score in memory.post_pre], arguments["tolerance"])
+    memory.switched_at = None if place is None else memory.post_pre[place][0]
+
+
+def second_stage(memory: Memory, recipe: Recipe, step: int) -> bool:
+    """Whether `step` lies after the switch of the recipe's separation."""
+    arguments = recipe.variant("separation").defaults | recipe.separation_args
+    return switched(arguments, step, recipe.steps, memory.switched_at)
 
 
 def effective_beta(recipe: Recipe, memory: Memory) -> float:

@@ -267,6 +267,11 @@ class Recipe:
             )
 
     def _check_separation(self) -> None:
+        if self.answerer == "initial" and self.separation in ("answer_only", "reversed"):
+            raise WorkbenchError(
+                f"separation {self.separation!r} begins with the answers alone, but with answerer 'initial' "
+                "they are not the policy's to train; choose another separation, or answerer 'policy'."
+            )
         rule = (self.variant("separation").defaults | self.separation_args).get("switch")
         if rule == "flat" and not self.cross_samples:
             raise WorkbenchError(

@@ -279,6 +279,14 @@ class Reading:
         logprobs_NT, entropies_NT = (self._spread(part) for part in found)
         return logprobs_NT, entropies_NT
 
+    def only(self, mask_NL: Tensor) -> Reading:
+        """The same reading of fewer tokens; the others are looked at no more and get no gradient.
+
+        `mask_NL` has one row per chosen completion and at least T columns.
+        """
+        mask_NT = self.mask_NT & mask_NL[:, : self.mask_NT.shape[1]]
+        return dataclasses.replace(self, mask_NT=mask_NT)
+
     def exact_kl(self, reference_CV: Tensor, direction: str) -> Tensor:
         """KL of each token's state over the whole vocabulary, (N, T): "reverse" is KL(policy || reference).
 

@@ -14,6 +14,7 @@ from workbench.models import Policy
 from workbench.recipe import Recipe
 from workbench.rewards import compute
 from workbench.rollout import Rollouts, sample
+from workbench.separating import malformed_rows, thought_end
 from workbench.thought_advantages import split_advantages
 from workbench.variants import WorkbenchError
 
@@ -50,9 +51,11 @@ def score(
 
     `arguments` are the objective's parameters, all of them numbers or names. Extra votes are sampled and
     rewarded with the group, then dropped. Thoughts and answers are sampled apart where the recipe asks for
-    several answers to a thought, or for the initial model's.
+    several answers to a thought, or for the initial model's. Where they are trained apart, a malformed
+    completion gets the lowest total of its group.
     """
     started = time.perf_counter()
+    end_id = thought_end(policy, recipe)
     rollouts = draw(policy, task, rows, recipe, seed)
     sampled = time.perf_counter()
     rewards = compute(recipe.reward_functions(), rollouts, task)
@@ -60,6 +63,8 @@ def score(
         rollouts = rollouts.first(recipe.group_size)
         rewards = {name: values[:, : recipe.group_size] for name, values in rewards.items()}
     total_PG = total_reward(recipe, rewards, rollouts.truncated_B)
+    if recipe.separation != "joint" and end_id is not None:
+        total_PG = lowest_where(malformed_rows(rollouts, end_id), total_PG)
     advantages_PG, thought_advantages_PG = advantages(recipe, arguments, rollouts, total_PG)
     ended = time.perf_counter()
     return Scored(
@@ -100,10 +105,12 @@ def total_reward(recipe: Recipe, rewards: dict[str, Tensor], truncated_B: Tensor
     if recipe.standardise == "group":
         rewards = {name: standardised(r, recipe.reward_floor) for name, r in rewards.items()}
     total_PG = weighted_sum(rewards, recipe.reward_weights())
-    if recipe.truncated == "lowest":
-        lowest_P1 = total_PG.amin(-1, keepdim=True)
-        total_PG = lowest_P1.where(truncated_B.view(total_PG.shape), total_PG)
-    return total_PG
+    return lowest_where(truncated_B, total_PG) if recipe.truncated == "lowest" else total_PG
+
+
+def lowest_where(bad_B: Tensor, total_PG: Tensor) -> Tensor:
+    """`total_PG` with the lowest total of the group for the completions marked in `bad_B`."""
+    return total_PG.amin(-1, keepdim=True).where(bad_B.view(total_PG.shape), total_PG)
 
 
 def weighted_sum(rewards: dict[str, Tensor], weights: dict[str, float]) -> Tensor:

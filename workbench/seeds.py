@@ -11,8 +11,10 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from workbench.recipe import Recipe
+from workbench.rollout import Rollouts
 
 # Independent streams of one step.
 SAMPLING, ORDER, DROPOUT, ANCHOR, REFERENCE, REFILL = range(6)  # REFILL + n is round n
@@ -40,6 +42,16 @@ def refill_indices(recipe: Recipe, step: int, number: int, count: int, rows: int
     """Rows of refill round `number` (from 1) of a step: drawn anew, apart from the walk through the split."""
     random = np.random.default_rng([recipe.seed, step, REFILL, number])
     return [int(i) for i in random.choice(rows, size=count, replace=count > rows)]
+
+
+def minibatches(recipe: Recipe, step: int, rollouts: Rollouts) -> Iterator[Tensor]:
+    """Row indices of every update of the batch: whole groups, in a new order in each later epoch."""
+    generator = torch.Generator().manual_seed(step_seed(recipe.seed, step, ORDER))
+    rows_PG = torch.arange(rollouts.B).view(rollouts.P, rollouts.G)
+    for epoch in range(recipe.epochs):
+        order_P = torch.randperm(rollouts.P, generator=generator) if epoch else slice(None)
+        for part_PG in rows_PG[order_P].tensor_split(recipe.minibatches):
+            yield part_PG.reshape(-1).to(rollouts.mask_BT.device)
 
 
 @contextlib.contextmanager

@@ -6,9 +6,11 @@
        A weight of 0 measures without training.
     4. Turn each group's rewards into advantages (`objectives`).
        Groups whose advantages are all 0 may be replaced by new prompts (`refill`).
-    5. Leave out groups whose advantages are all 0, unless an anchor still pulls on them; count them.
-    6. For each epoch and minibatch (whole groups): recompute log-probs with gradient, take
-       surrogate loss + beta * anchor (`anchoring`), aggregate over tokens, clip the gradient, step AdamW.
+    5. Leave out groups whose advantages are all 0, unless an anchor still pulls on them, and completions
+       without a token to train; count them.
+    6. For each epoch and minibatch (whole groups): recompute log-probs with gradient, take surrogate
+       loss + beta * anchor (`anchoring`) of the tokens that are to be trained (`separating`), aggregate
+       over them alone, clip the gradient, step AdamW.
     7. Move what moves with the run (`memory`): beta, the reference, the record of success rates.
     8. Report numbers; nothing here writes files or knows of widgets.
 
@@ -20,7 +22,6 @@ its adapter off, unless the recipe moves it. Left out on purpose: a value networ
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,8 +29,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from workbench import measures
 from workbench.anchoring import Anchoring, prepare_anchor
-from workbench.measures import group_measures, objective_measures, rollout_measures
 from workbench.memory import (
     Memory,
     adapt_beta,
@@ -38,6 +39,7 @@ from workbench.memory import (
     move_reference,
     objective_arguments,
     remember_groups,
+    second_stage,
 )
 from workbench.models import Policy, load_policy
 from workbench.recipe import Recipe
@@ -45,14 +47,16 @@ from workbench.refill import refilled
 from workbench.rollout import Rollouts, read
 from workbench.scoring import Scored, score
 from workbench.seeds import (
-    ORDER,
     REFILL,
     SAMPLING,
+    minibatches,
     prompt_indices,
     refill_indices,
     seeded_dropout,
     step_seed,
 )
+from workbench.separating import separate, thought_end
+from workbench.thought_advantages import token_advantages
 from workbench.variants import WorkbenchError
 
 
@@ -89,6 +93,8 @@ class Report:
     total_PG: Tensor
     advantages_PG: Tensor
     thought_advantages_PG: Tensor  # of the thinking tokens
+    thinking_BT: Tensor  # bool: up to the last </think>; nowhere where that is not one token
+    trained_BT: Tensor  # bool: the tokens that may get gradient
 
 
 @dataclass(frozen=True)
@@ -96,6 +102,7 @@ class Batch:
     """The part of a step that the update needs, on the model's device."""
 
     rollouts: Rollouts
+    trained_BT: Tensor  # bool; what is not trained counts nowhere
     advantages_BT: Tensor  # (B, 1), or (B, T) where an anchor acts through the reward
     anchoring: Anchoring | None  # None without an anchor
 
@@ -112,6 +119,7 @@ def prepare(recipe: Recipe) -> State:
         device=recipe.device,
         seed=recipe.seed,
     )
+    thought_end(policy, recipe)  # refuses a separation that the tokenizer can't carry out
     task = recipe.make_task()
     held_out = task.dataset("eval")
     count = len(held_out)
@@ -133,10 +141,14 @@ def train_step(state: State, recipe: Recipe, *, measure_kl: bool = False) -> Rep
     Metrics: reward/total and reward/<name> (means); reward_std/total and reward_std/<name> (standard
     deviation within a group, mean over groups); rollout/length (tokens), rollout/truncated (share),
     rollout/tokens (sum); train/entropy (nats a token, while sampling), train/mismatch (mean
-    |trainer - sampler log-prob|), train/kl (nats a token, k1 against the reference; present where the
-    reference was run), these three without what the initial model answered; train/loss, train/grad_norm
-    (before clipping), train/ratio_gap (mean |ratio - 1|), train/learning_rate, train/beta, train/alpha and
-    train/baseline (of an objective that has them; chosen where they are "auto" and "optimal"), train/guide and
+    |trainer - sampler log-prob|), train/kl and train/kl_answer (nats a token, k1 against the reference, of
+    all tokens and of the answers' alone; present where the reference was run), these without what the initial
+    model answered; train/trains_thinking and train/trains_answer (1 or 0: what the stage trains),
+    train/trained_share (of the tokens), rollout/malformed (share without one </think> and an answer after it;
+    where that is one token); train/loss, train/grad_norm (before clipping), train/ratio_gap (mean
+    |ratio - 1|),
+    train/learning_rate, train/beta, train/alpha and train/baseline (of an objective that has them; chosen
+    where they are "auto" and "optimal"), train/guide and
     train/guided (mean q and share of tokens with q off 1, of an anchor with a guide);
     groups/zero_signal, groups/solved_all, groups/solved_none (shares, before any refill),
     groups/refilled (share), groups/update_scale (mean over groups of sum_i r_i A_i / G, with 0/1 rewards
@@ -160,18 +172,16 @@ def train_step(state: State, recipe: Recipe, *, measure_kl: bool = False) -> Rep
 
     first = draw(chosen, SAMPLING)
     batch, replaced = refilled(first, recipe.refill_rounds, draw_more)
-    metrics = group_measures(first) | rollout_measures(batch)
+    metrics = measures.group_measures(first) | measures.rollout_measures(batch)
     metrics["groups/refilled"] = len(replaced) / recipe.prompts_per_step
-    metrics |= objective_measures(arguments)
+    metrics |= measures.objective_measures(arguments)
+    late = second_stage(state.memory, recipe, step)
+    parts = separate(state.policy, recipe, batch.rollouts, late)
+    metrics |= measures.separation_measures(recipe, late, parts, batch.rollouts.mask_BT)
     report = Report(
-        step,
-        metrics,
-        batch.rollouts,
-        batch.rewards,
-        batch.total_PG,
-        batch.advantages_PG,
-        batch.thought_advantages_PG,
-    )
+        step, metrics, batch.rollouts, batch.rewards, batch.total_PG, batch.advantages_PG,
+        batch.thought_advantages_PG, parts.thinking_BT, parts.trained_BT,
+    )  # fmt: skip
     updating = time.perf_counter()
     metrics |= update(state, recipe, report, first.rollouts, measure_kl=measure_kl)
     remember_groups(state.memory, first.total_PG)
@@ -195,20 +205,24 @@ def update(
 
     `drawn` is the batch before any refill: there the KL is measured, since a refill chooses by reward.
     """
-    rollouts, memory = report.rollouts, state.memory
+    rollouts, memory, trained_BT = report.rollouts, state.memory, report.trained_BT
     anchored = recipe.beta > 0 and recipe.anchor != "none"
     anchoring = None
     if anchored or measure_kl:
         messages = [state.task.messages(row) for row in rollouts.rows]
-        anchoring = prepare_anchor(recipe, state.policy, memory, rollouts, report.step, messages)
-    advantages_BT = report.advantages_PG.reshape(-1, 1)
+        anchoring = prepare_anchor(
+            recipe, state.policy, memory, rollouts, report.step, messages, trained_BT
+        )
+    advantages_BT = token_advantages(
+        report.advantages_PG, report.thought_advantages_PG, report.thinking_BT
+    )
     credit_BT = anchoring.credit() if anchored else None
     if credit_BT is not None:
         advantages_BT = advantages_BT + credit_BT
-    batch = Batch(rollouts, advantages_BT, anchoring if anchored else None)
+    batch = Batch(rollouts, trained_BT, advantages_BT, anchoring if anchored else None)
     live_PG = (report.advantages_PG != 0) | (report.thought_advantages_PG != 0)
     pulled_P = live_PG.any(-1) | anchored
-    signal_B = pulled_P.repeat_interleave(rollouts.G)
+    signal_B = pulled_P.repeat_interleave(rollouts.G) & trained_BT.any(-1)
 
     for group in state.optimizer.param_groups:
         group["lr"] = recipe.learning_rate
@@ -229,7 +243,7 @@ def update(
     metrics |= {f"train/{name}": value / count for name, value in sums.items()}
     metrics["train/beta"] = effective_beta(recipe, memory) if anchored else 0.0
     if anchoring is not None:
-        metrics["train/kl"] = anchoring.kl(drawn)
+        metrics |= anchoring.kl(drawn)
     if anchored:
         metrics |= anchoring.metrics()
         adapt_beta(memory, recipe, metrics["train/kl"])
@@ -246,14 +260,14 @@ def backward(
     rollouts = batch.rollouts
     weights_BT = torch.zeros_like(rollouts.logprobs_BT)
     weights_BT[indices_M] = recipe.variant("aggregation")(
-        rollouts.mask_BT[indices_M].float(), recipe.max_new_tokens
+        batch.trained_BT[indices_M].float(), recipe.max_new_tokens
     )
     gap = tokens = mismatch = 0.0
     for indices in kept_M.split(recipe.microbatch):
-        reading = read(state.policy, rollouts, indices)
+        reading = read(state.policy, rollouts, indices).only(batch.trained_BT[indices])
         new_BT, entropies_BT = reading.logprobs_entropies()
-        width = new_BT.shape[1]
-        old_BT, mask_BT = rollouts.logprobs_BT[indices, :width], reading.mask_NT
+        width, mask_BT = new_BT.shape[1], reading.mask_NT
+        old_BT = rollouts.logprobs_BT[indices, :width].masked_fill(~mask_BT, 0.0)
         loss_BT = recipe.variant("surrogate")(
             new_BT, old_BT, batch.advantages_BT[indices, :width], mask_BT, **recipe.surrogate_args
         )
@@ -289,13 +303,3 @@ def clip_and_step(state: State, recipe: Recipe, report: Report, sums: dict[str, 
     state.optimizer.zero_grad(set_to_none=True)
     sums["grad_norm"] += norm
     sums["updates"] += 1
-
-
-def minibatches(recipe: Recipe, step: int, rollouts: Rollouts) -> Iterator[Tensor]:
-    """Row indices of every update of the batch: whole groups, in a new order in each later epoch."""
-    generator = torch.Generator().manual_seed(step_seed(recipe.seed, step, ORDER))
-    rows_PG = torch.arange(rollouts.B).view(rollouts.P, rollouts.G)
-    for epoch in range(recipe.epochs):
-        order_P = torch.randperm(rollouts.P, generator=generator) if epoch else slice(None)
-        for part_PG in rows_PG[order_P].tensor_split(recipe.minibatches):
-            yield part_PG.reshape(-1).to(rollouts.mask_BT.device)

@@ -20,6 +20,7 @@ import torch
 from workbench.crossing import judge_of, post_pre
 from workbench.evaluation import evaluate
 from workbench.folder import RunFolder, read_checkpoint_recipe, restore
+from workbench.memory import note_post_pre
 from workbench.recipe import Recipe, own_functions
 from workbench.tracing import trace
 from workbench.trainer import NonFiniteError, State, prepare, train_step
@@ -220,7 +221,7 @@ class Worker:
     def _cross(self, state: State) -> dict[str, float]:
         """The policy's thoughts to the held-out questions, answered by itself and by the initial policy."""
         recipe = self.recipe
-        return post_pre(
+        measured = post_pre(
             state.policy,
             state.task,
             state.eval_rows,
@@ -228,6 +229,8 @@ class Worker:
             max_new_tokens=recipe.max_new_tokens,
             judge=judge_of(recipe, state.task),
         )
+        note_post_pre(state.memory, recipe, state.step, measured["eval/post_pre"])
+        return measured
 
     def _probe(self, state: State) -> dict[str, float]:
         """Take a probe and save it; its numbers as probe/ metrics."""
