@@ -5,8 +5,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from workbench.measures import group_measures, masked_mean, rollout_measures
+from workbench.measures import (
+    group_measures,
+    masked_mean,
+    rollout_measures,
+    separation_measures,
+)
 from workbench.scoring import Scored
+from workbench.separating import Separated
 
 
 def batch():
@@ -47,3 +53,19 @@ def test_rollouts_are_measured_by_hand():
 
 def test_the_mean_of_nothing_is_zero():
     assert masked_mean(torch.ones(1, 2), torch.zeros(1, 2, dtype=torch.bool)) == 0.0
+
+
+def test_what_a_stage_trains_is_shown_with_its_share_of_tokens_and_the_malformed():
+    mask_BT = torch.ones(2, 4, dtype=torch.bool)
+    trained_BT = torch.tensor([[True, True, False, False], [True, False, False, False]])
+    parts = Separated(trained_BT, trained_BT, torch.tensor([True, False]))
+    assert separation_measures("start", False, parts, mask_BT) == {
+        "train/trains_thinking": 1.0,
+        "train/trains_answer": 0.0,
+        "train/trained_share": 0.375,
+        "rollout/malformed": 0.5,
+    }
+    unknown = Separated(torch.zeros_like(mask_BT), mask_BT, None)
+    assert separation_measures("joint", False, unknown, mask_BT) == {
+        "train/trains_thinking": 1.0, "train/trains_answer": 1.0, "train/trained_share": 1.0
+    }  # fmt: skip

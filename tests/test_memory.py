@@ -1,5 +1,7 @@
 """What a run remembers: counts of successes, the factor on beta, the moving reference."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -11,9 +13,11 @@ from workbench.memory import (
     begin_step,
     effective_beta,
     move_reference,
+    note_post_pre,
     objective_arguments,
     reference_of,
     remember_groups,
+    second_stage,
 )
 from workbench.recipe import Recipe
 from workbench.rollout import read, sample
@@ -215,3 +219,62 @@ def test_holding_another_adapter_leaves_a_graph_and_the_sampler_right(policy_of)
         assert torch.equal(one, two)
     again = sample(policy, PROMPTS, group_size=2, max_new_tokens=5, seed=1)
     assert torch.equal(again.logprobs_BT, rollouts.logprobs_BT)
+
+
+FLAT = {"separation": "start", "separation_args": {"switch": "flat", "tolerance": 0.02}}
+
+
+def test_the_flat_rule_switches_at_the_second_evaluation_in_a_row_that_does_not_rise():
+    memory, recipe = Memory.fresh(2), Recipe(**FLAT, cross_samples=1)
+    note_post_pre(memory, recipe, 0, 0.30)  # before the first step begins
+    begin_step(memory, recipe)
+    for step, score in ((10, 0.40), (20, 0.41), (30, 0.44), (40, 0.20), (50, 0.30), (60, 0.9)):
+        assert not second_stage(memory, recipe, step)
+        note_post_pre(memory, recipe, step, score)
+        if memory.switched_at is not None:
+            break
+    assert memory.switched_at == 50  # 20 was flat alone; 40 and 50 are, though 50 rises from 40
+    assert [step for step, _ in memory.post_pre] == [0, 10, 20, 30, 40, 50]
+    assert [second_stage(memory, recipe, step) for step in (50, 51)] == [False, True]
+    note_post_pre(memory, recipe, 60, 0.9)
+    assert memory.switched_at == 50  # the switch is not taken back
+
+
+def test_an_evaluation_that_is_repeated_counts_once():
+    memory, recipe = Memory.fresh(2), Recipe(**FLAT, cross_samples=1)
+    for step in (10, 20, 20, 20):
+        note_post_pre(memory, recipe, step, 0.4)
+    assert memory.switched_at is None and len(memory.post_pre) == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"separation": "reversed", "separation_args": FLAT["separation_args"]},
+        {"separation_args": {"switch": "flat", "tolerance": 0.03}},
+        {"separation_args": {"switch": "step", "step": 90}},
+        {"separation": "thinking_only"},
+    ],
+)
+def test_a_separation_that_changes_starts_without_scores(change):
+    memory, recipe = Memory.fresh(2), Recipe(**FLAT, cross_samples=1)
+    for step in (10, 20, 30):
+        note_post_pre(memory, recipe, step, 0.4)
+    held = Memory.fresh(2)
+    held.load(json.loads(json.dumps(memory.to_dict())), None)  # as a checkpoint does
+    begin_step(held, recipe.replace(beta=0.1))
+    assert held.switched_at == 30 and held.post_pre == memory.post_pre
+    changed = recipe.replace(**change)
+    begin_step(held, changed)
+    assert held.switched_at is None and held.post_pre == []
+    assert not second_stage(held, changed, 40)
+
+
+def test_scores_are_kept_only_where_the_rule_asks_for_them():
+    for fields in ({}, {"separation": "start"}, {"separation": "answer_only"}):
+        memory, recipe = Memory.fresh(2), Recipe(**fields, cross_samples=1, steps=10)
+        for step in (1, 2, 3):
+            note_post_pre(memory, recipe, step, 0.4)
+        assert memory.post_pre == [] and memory.switched_at is None
+        late = [second_stage(memory, recipe, step) for step in (5, 6)]
+        assert late == [False, fields.get("separation") == "start"]

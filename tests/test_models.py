@@ -327,3 +327,19 @@ def test_two_threads_may_load_at_once(toy_world):
     assert errors == []
     devices = {p.device.type for policy in found for p in policy.model.parameters()}
     assert (len(found), devices) == (4, {"cpu"})
+
+
+def test_the_end_of_thought_is_one_token_or_none(policy_of):
+    policy = policy_of()
+    end_id = policy.thought_end_id()
+    assert policy.tokenizer.encode("</think>", add_special_tokens=False) == [end_id]
+    assert policy.decode([[end_id]]) == ["</think>"]
+
+
+@pytest.mark.parametrize("answer", [None, 3])
+def test_a_tokenizer_that_does_not_know_the_end_of_thought_has_none(policy_of, monkeypatch, answer):
+    """Tokenizers say so with None or with the unknown token."""
+    policy = policy_of()
+    assert policy.tokenizer.unk_token_id == 3
+    monkeypatch.setattr(policy.tokenizer, "convert_tokens_to_ids", lambda token: answer)
+    assert policy.thought_end_id() is None

@@ -330,3 +330,18 @@ def test_rollouts_know_the_seed_that_drew_them(policy_of):
     assert sample(policy, PROMPTS, seed=7, **settings).seed == 7
     generator = torch.Generator().manual_seed(8)
     assert sample(policy, PROMPTS, seed=generator, **settings).seed == 8
+
+
+def test_a_reading_of_fewer_tokens_is_the_same_there_and_nothing_elsewhere(policy_of):
+    policy = policy_of()
+    rollouts = sample(policy, PROMPTS[:2], group_size=2, max_new_tokens=6)
+    whole = read(policy, rollouts)
+    chosen_BT = torch.zeros(4, rollouts.T + 3, dtype=torch.bool)  # wider than the longest row
+    chosen_BT[::2, ::2] = True
+    part = whole.only(chosen_BT)
+    kept_BT = rollouts.mask_BT & chosen_BT[:, : rollouts.T]
+    assert torch.equal(part.mask_NT, kept_BT) and part.logits_CV is whole.logits_CV
+    for mine, theirs in zip(part.logprobs_entropies(), whole.logprobs_entropies(), strict=True):
+        assert torch.equal(mine, theirs * kept_BT)
+    kl_BT = part.exact_kl(torch.zeros_like(whole.logits_CV), "reverse")
+    assert (kl_BT[kept_BT] > 0).all() and not kl_BT[~kept_BT].any()

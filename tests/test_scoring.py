@@ -6,7 +6,15 @@ import torch
 from workbench.objectives import OBJECTIVES
 from workbench.recipe import Recipe
 from workbench.rollout import sample
-from workbench.scoring import Scored, advantages, score, standardised, total_reward, weighted_sum
+from workbench.scoring import (
+    Scored,
+    advantages,
+    lowest_where,
+    score,
+    standardised,
+    total_reward,
+    weighted_sum,
+)
 from workbench.tasks import make_task
 from workbench.variants import WorkbenchError
 
@@ -209,3 +217,21 @@ def test_a_group_is_dead_only_where_neither_part_has_an_advantage(policy_of):
     none, some = torch.zeros(2, 2), torch.tensor([[0.0, 0.0], [1.0, 0.0]])
     assert Scored(None, {}, none, none, some, 0.0, 0.0).dead() == [0]
     assert Scored(None, {}, none, some, none, 0.0, 0.0).dead() == [0]
+
+
+def test_the_lowest_of_the_group_goes_to_those_marked():
+    total_PG = torch.tensor([[3.0, 1.0, 2.0], [0.0, 5.0, 4.0]])
+    bad_B = torch.tensor([True, False, False, False, True, True])
+    assert lowest_where(bad_B, total_PG).tolist() == [[1.0, 1.0, 2.0], [0.0, 0.0, 0.0]]
+
+
+def test_malformed_completions_get_the_lowest_total_where_parts_are_trained_apart(policy_of):
+    """Random completions of four tokens: none of them is a thought with an answer."""
+    task = make_task("countdown")
+    rows = [task.dataset("train")[i] for i in range(2)]
+    recipe = Recipe(group_size=3, extra_votes=1, max_new_tokens=4, rewards={seen: 1.0})
+    joint = score(policy_of(), task, rows, recipe, {}, seed=4)
+    apart = score(policy_of(), task, rows, recipe.replace(separation="start"), {}, seed=4)
+    assert joint.total_PG.tolist() == [[40.0, 41.0, 42.0]] * 2
+    assert apart.total_PG.tolist() == [[40.0] * 3] * 2
+    assert torch.equal(joint.rewards["seen"], apart.rewards["seen"])

@@ -34,7 +34,7 @@ from workbench.recipe import Recipe
 from workbench.rewards import REWARDS
 from workbench.rewards.learned import load_judge
 from workbench.tasks import make_task
-from workbench.tasks.base import after_thinking
+from workbench.tasks.base import after_thinking, knows_truth
 from workbench.variants import WorkbenchError, lookup
 
 if TYPE_CHECKING:
@@ -309,11 +309,6 @@ def judge_of(recipe: Recipe, task: Any) -> Judge | None:
         return (weight * scores).tolist()
 
     return judge
-
-
-def knows_truth(task: Any) -> bool:
-    """Whether the task itself can score an answer; a file of open questions can't."""
-    return bool(getattr(task, "knows_truth", True))
 
 
 def other_questions(count: int, seed: int) -> list[int]:

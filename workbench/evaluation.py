@@ -192,7 +192,7 @@ def evaluate(
     rows = [found[i] for i in range(min(prompts, len(found)))]
     at_once = max(1, ROWS // samples)
     parts = [rows[i : i + at_once] for i in range(0, len(rows), at_once)]
-    truth = getattr(task, "knows_truth", True)
+    truth = knows_truth(task)
     successes: list[int] = []
     tokens = entropy = cut = 0.0
     for number, part in enumerate(parts):

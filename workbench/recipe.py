@@ -24,6 +24,7 @@ from workbench.separation import SEPARATIONS
 from workbench.sharing import code_of, link_of, read_link
 from workbench.surrogates import AGGREGATIONS, SURROGATES
 from workbench.tasks import TASKS, make_task
+from workbench.tasks.base import knows_truth
 from workbench.variants import Variant, WorkbenchError, lookup, unknown
 
 TABLES: dict[str, dict[str, Any]] = {
@@ -186,7 +187,7 @@ class Recipe:
                 row.check(str(getattr(self, kind)), getattr(self, f"{kind}_args"))
         task = make_task(self.task, **self.task_args)
         self._check_rewards()
-        if "correct" in self.rewards and not getattr(task, "knows_truth", True):
+        if "correct" in self.rewards and not knows_truth(task):
             raise WorkbenchError(
                 f"The task {self.task!r} knows no right answers to these questions, so the reward 'correct' "
                 "can't be measured; give others, such as rewards={'learned': 1.0}."

@@ -48,7 +48,7 @@ def trace(
         answers += [None if n == NO_ANSWER else texts[numbers.index(n)] for n in numbers]
     owners = [b // samples for b in range(rollouts.B)]
     correct = None
-    if getattr(task, "knows_truth", True):
+    if knows_truth(task):
         texts = zip(owners, rollouts.completions, strict=True)
         correct = [float(task.score(rows[p], text) >= 1.0) for p, text in texts]
     return ProbeTrace.of(

@@ -48,6 +48,11 @@ def after_thinking(completion: str) -> str:
     return "" if "<think>" in completion else completion.strip()
 
 
+def knows_truth(task: Any) -> bool:
+    """Whether the task can score an answer; a file of open questions can't."""
+    return bool(getattr(task, "knows_truth", True))
+
+
 def check_split(split: str) -> None:
     """Raise WorkbenchError unless `split` is "train" or "eval"."""
     if split not in SPLITS:
