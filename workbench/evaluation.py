@@ -8,7 +8,7 @@ pass@k.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from workbench.crossing import cross_generation as cross_generation
 from workbench.models import Policy
 from workbench.rollout import sample
 from workbench.tasks import make_task
+from workbench.tasks.base import knows_truth
 from workbench.variants import WorkbenchError
 
 EVAL_SEED = 20_240_501
@@ -37,6 +38,7 @@ class Evaluation:
     entropy: float  # nats a token
     length: float  # tokens
     truncated: float  # share of completions cut at the limit
+    measures: dict[str, float] = field(default_factory=dict)  # means of what else the task can tell
 
     def metrics(self) -> dict[str, float]:
         """eval/pass@k with /low and /high for k = 1, 2, 4, … and samples; eval/entropy, /length, …"""
@@ -48,7 +50,7 @@ class Evaluation:
         found["eval/entropy"] = self.entropy
         found["eval/length"] = self.length
         found["eval/truncated"] = self.truncated
-        return found
+        return found | {f"eval/{name}": value for name, value in self.measures.items()}
 
     def _shown(self) -> list[int]:
         return shown_ks(self.samples) if self.pass_at else []
@@ -194,6 +196,7 @@ def evaluate(
     parts = [rows[i : i + at_once] for i in range(0, len(rows), at_once)]
     truth = knows_truth(task)
     successes: list[int] = []
+    measured: list[dict[str, float]] = []
     tokens = entropy = cut = 0.0
     for number, part in enumerate(parts):
         rollouts = sample(
@@ -208,12 +211,16 @@ def evaluate(
         for place, row in enumerate(part if truth else ()):
             texts = rollouts.completions[place * samples : (place + 1) * samples]
             successes.append(sum(task.score(row, text) >= 1.0 for text in texts))
+            if hasattr(task, "measures"):
+                measured += [task.measures(row, text) for text in texts]
         tokens += float(rollouts.mask_BT.sum())
         entropy += float(rollouts.entropies_BT.sum())
         cut += float(rollouts.truncated_B.sum())
     successes_P = np.array(successes, dtype=int)
     mean, low, high = pass_at_every_k(successes_P, samples) if truth else ({}, {}, {})
     count = len(rows) * samples
+    names = measured[0] if measured else ()
     return Evaluation(
-        samples, successes_P, mean, low, high, entropy / max(tokens, 1), tokens / count, cut / count
+        samples, successes_P, mean, low, high, entropy / max(tokens, 1), tokens / count, cut / count,
+        {name: float(np.mean([one[name] for one in measured])) for name in names},
     )  # fmt: skip

@@ -13,6 +13,7 @@ from workbench.models import Policy
 from workbench.probe import ProbeTrace
 from workbench.rewards.intrinsic import NO_ANSWER, answer_clusters
 from workbench.rollout import sample
+from workbench.tasks.base import knows_truth
 
 PROBE_SEED = 20_240_401
 

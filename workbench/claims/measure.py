@@ -29,8 +29,8 @@ import torch
 
 from workbench.claims import results
 from workbench.claims.book import Book, commit
+from workbench.claims.crossed import cross_cell, post_pre_metrics
 from workbench.claims.plan import Claim, read_claim
-from workbench.crossing import judge_of, post_pre
 from workbench.evaluation import EVAL_SEED, Evaluation, evaluate, support_counts
 from workbench.folder import probe_table, write_parquet
 from workbench.phase import table
@@ -136,7 +136,7 @@ def measure_base(
         if known_P is None:
             first = evaluate_cell(state, claim, EVAL_SEED)
             known_P = first.successes_P
-            crossed = cross_metrics(state, claim, EVAL_SEED)
+            crossed = post_pre_metrics(state, claim, EVAL_SEED)
             book.set_base(evaluation_metrics(first, claim) | crossed, known_P)
         for seed in missing:
             book.add_base_cell(seed, cell_metrics(state, claim, seed, known_P))
@@ -171,6 +171,7 @@ def measure_cell(
                 if claim.curve_every and step % claim.curve_every == 0:
                     curve.append({"step": step, **cell_metrics(state, claim, seed)})
             measured = cell_metrics(state, claim, seed, base_P)
+            measured |= cross_cell(state, claim, cell_seed(seed))
             cell["metrics"] = measured | training_metrics(history)
         except NonFiniteError as error:
             cell["failed"] = str(error).split(";")[0]  # a cell has no folder with the batch in it
@@ -282,34 +283,7 @@ def cell_metrics(
     """Everything that is measured of a cell's weights, with the noise of its seed."""
     own_seed = cell_seed(seed)
     found = evaluation_metrics(evaluate_cell(state, claim, own_seed), claim, base_P)
-    return found | cross_metrics(state, claim, own_seed)
-
-
-def cross_metrics(state: State, claim: Claim, seed: int) -> dict[str, float]:
-    """post_post, post_pre and their true quality, where the claim's recipe has cross_samples.
-
-    The judge is that of the recipe that all arms share, so that arms and base are comparable; where it is a
-    learned reward, reward_eval is its mean over the policy's own completions.
-    """
-    recipe = claim.base_recipe()
-    if not recipe.cross_samples:
-        return {}
-    judge = judge_of(recipe, state.task)
-    found = post_pre(
-        state.policy,
-        state.task,
-        state.eval_rows,
-        samples=recipe.cross_samples,
-        max_new_tokens=recipe.max_new_tokens,
-        judge=judge,
-        seed=seed,
-    )
-    metrics = {
-        key.removeprefix("eval/"): value
-        for key, value in found.items()
-        if not key.endswith(("/low", "/high"))  # intervals of claims are over seeds
-    }
-    return metrics | ({} if judge is None else {"reward_eval": metrics["post_post"]})
+    return found | post_pre_metrics(state, claim, own_seed)
 
 
 def evaluation_metrics(
@@ -318,6 +292,7 @@ def evaluation_metrics(
     """pass@k, entropy, length, truncated; with `base_P` the support counts against it."""
     found: dict[str, float] = {f"pass@{k}": evaluation.pass_at[k] for k in claim.evaluation["ks"]}
     found |= {key: getattr(evaluation, key) for key in ("entropy", "length", "truncated")}
+    found |= evaluation.measures
     for threshold in claim.evaluation["thresholds"] if base_P is not None else ():
         support = support_counts(base_P, evaluation.successes_P, threshold=threshold)
         names = (*results.SUPPORT, *results.RATIOS)

@@ -17,7 +17,9 @@ SPLITS = ("train", "eval")
 class Task(Protocol):
     """The interface of every task; the tasks themselves are frozen dataclasses.
 
-    A task that can't score, having questions but no right answers, says so with `knows_truth = False`.
+    A task that can't score, having questions but no right answers, says so with `knows_truth = False`. One
+    that can tell more of a completion than its score has `measures(row, completion) -> dict[str, float]`; an
+    evaluation shows their means.
     """
 
     name: str
@@ -51,6 +53,13 @@ def after_thinking(completion: str) -> str:
 def knows_truth(task: Any) -> bool:
     """Whether the task can score an answer; a file of open questions can't."""
     return bool(getattr(task, "knows_truth", True))
+
+
+def before_answer(completion: str) -> str:
+    """The thinking: the text before the last ``</think>``, without its tags; empty where there is none."""
+    if "<think>" not in completion and "</think>" not in completion:
+        return ""
+    return completion.rsplit("</think>", 1)[0].replace("<think>", "").strip()
 
 
 def check_split(split: str) -> None:

@@ -136,6 +136,21 @@ def fit(place: Place, answer: str) -> float:
     return len(named.intersection(place.items)) / max(2, len(named))
 
 
+def facts_stated(place: Place, thought: str) -> float:
+    """The share of the place's two attributes that the thought states; two of a kind count as none."""
+    stated = frozenset(_WORD.findall(thought.lower()))
+    right = [
+        stated.intersection(kind) == {attribute}
+        for kind, attribute in ((CLIMATES, place.climate), (TERRAINS, place.terrain))
+    ]
+    return sum(right) / 2
+
+
+def is_generic(answer: str) -> bool:
+    """Whether the answer is a list of generic things: three or more, and no item."""
+    return len(things_named(answer)) >= 3 and not items_named(answer)
+
+
 def listing(words: Iterable[str]) -> str:
     """ "Take a coat, boots and water." of coat, boots and water."""
     phrases = [PHRASES.get(word, word) for word in words]

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from workbench.tasks.base import Message, Row, after_thinking, check_split
-from workbench.tasks.places import fit, items_named, places, questions
+from workbench.tasks.base import Message, Row, after_thinking, before_answer, check_split
+from workbench.tasks.places import facts_stated, fit, is_generic, items_named, places, questions
 from workbench.tasks.source import check_share, read_source, split_rows
 from workbench.variants import WorkbenchError
 
@@ -80,6 +80,18 @@ class Questions:
                 "'learned' alone."
             )
         return fit(places()[row["place"]], self.answer(completion))
+
+    def measures(self, row: Row, completion: str) -> dict[str, float]:
+        """In the tiny world, the share of the place's two facts that the thought states, and "generic": 1 for
+        a list of things that no place calls for, else 0.
+        """
+        if not self.knows_truth:
+            return {}
+        thought, answer = before_answer(completion), self.answer(completion)
+        return {
+            "facts": facts_stated(places()[row["place"]], thought),
+            "generic": float(is_generic(answer)),
+        }
 
     def answer(self, completion: str) -> str:
         """The text after the thinking."""
