@@ -47,10 +47,7 @@ def check_loadable(source: str, name: str, kind: str = POLICY) -> None:
     architecture = config.get("model_type")
     if architecture not in CONFIG_MAPPING:
         if "auto_map" in config:
-            raise WorkbenchError(
-                f"The model {name!r} needs its own Python code, which is never run here; "
-                "choose a model whose architecture transformers has built in."
-            )
+            raise WorkbenchError(_needs_code(name))
         raise WorkbenchError(
             f"The model {name!r} has the architecture {architecture!r}, which the installed transformers "
             "does not know; choose another model or upgrade transformers."
@@ -68,6 +65,8 @@ def _check_kind(config: dict[str, Any], name: str, kind: str) -> None:
             f"The model {name!r} is a classifier, which scores texts and writes none; train a policy such as "
             f"guide-strong, and give this one to the reward 'learned': reward_model={name!r}."
         )
+    if kind == JUDGE and not scores and "auto_map" in config:  # such as ArmoRM
+        raise WorkbenchError(_needs_code(name))
     if kind == JUDGE and not scores:
         raise WorkbenchError(
             f"The model {name!r} is no sequence classifier ({', '.join(classes) or 'unnamed'}), so it can't "
@@ -81,6 +80,13 @@ def _shipped_models() -> dict[str, Path]:
     except WorkbenchError:
         return {}
     return {folder.name: folder for folder in folders if (folder / "config.json").is_file()}
+
+
+def _needs_code(name: str) -> str:
+    return (
+        f"The model {name!r} needs its own Python code, which is never run here; "
+        "choose a model whose architecture transformers has built in."
+    )
 
 
 def no_safetensors(name: str) -> str:

@@ -95,11 +95,23 @@ def test_a_batch_scores_as_one_by_one(toy):
 
 
 def test_batches_hold_every_row_once_and_keep_to_their_limits():
-    lengths = [5] * 300 + [9000, 9001, 20_000]
-    found = _batches(list(range(303)), lengths)
-    assert [n for batch in found for n in batch] == list(range(303))
+    rows = [(n,) * length for n, length in enumerate([5] * 300 + [9000, 9001, 20_000])]
+    found = _batches(rows)
+    assert [row for batch in found for row in batch] == rows
     assert [len(batch) for batch in found] == [256, 44, 1, 1, 1]
-    assert _batches([], []) == []
+    assert _batches([]) == []
+
+
+def test_equal_answers_have_equal_scores_and_are_read_once(toy, monkeypatch):
+    judge, read = load_judge(toy, "cpu"), []
+    forward = type(judge)._forward
+    monkeypatch.setattr(
+        type(judge), "_forward", lambda self, rows: read.extend(rows) or forward(self, rows)
+    )
+    message = [{"role": "user", "content": "What do I need in Arvik?"}]
+    scores = judge.score([message] * 4, ["Take a coat.", "Take boots.", "Take a coat.", "is"])
+    assert scores[0] == scores[2] != scores[1] and len(read) == 3
+    assert judge.score([], []) == []
 
 
 MALFORMED = [
@@ -183,6 +195,9 @@ def test_more_than_one_output_is_refused(toy, tmp_path):
 def test_remote_code_and_pickles_are_refused(toy, tmp_path):
     own = copy_of(toy, tmp_path, model_type="armo", auto_map={"AutoModel": "modeling.Armo"})
     assert "needs its own Python code, which is never run" in refusal(own)
+    armo = {"architectures": ["LlamaForRewardModelWithGating"], "model_type": "llama"}
+    copy_of(toy, tmp_path, auto_map={"AutoModelForSequenceClassification": "m.Armo"}, **armo)
+    assert "needs its own Python code, which is never run" in refusal(tmp_path)
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
     copy_of(toy, tmp_path)
     (tmp_path / "model.safetensors").unlink()

@@ -80,7 +80,6 @@ def test_a_recipe_that_measures_correctness_without_truth_is_refused(own):
 
 def test_a_run_without_truth_goes_from_start_to_end(own, toy_recipe, tmp_path, capsys):
     import workbench as wb
-    from workbench.panel.bench import Panel
     from workbench.progress import Bar
 
     recipe = toy_recipe.replace(
@@ -101,7 +100,7 @@ def test_a_run_without_truth_goes_from_start_to_end(own, toy_recipe, tmp_path, c
     assert all(probe.correct_B is None for probe in run.probes())
     assert "step 3" in capsys.readouterr().out
     assert "Curves" in run.report(tmp_path / "report.html").read_text(encoding="utf-8")
-    assert Panel(run)._figures() == []
+    assert wb.panel(run)._figures() == []
 
 
 @pytest.mark.parametrize(

@@ -39,17 +39,18 @@ class Judge:
     longest: int  # tokens that it reads
 
     def score(self, conversations: Sequence[Messages], answers: Sequence[str]) -> list[float]:
-        """The raw score of each answer to its conversation, in batches of like length."""
-        ids = [self._encode(m, a) for m, a in zip(conversations, answers, strict=True)]
-        order = sorted(range(len(ids)), key=lambda n: len(ids[n]))
-        scores = [0.0] * len(ids)
-        for numbers in _batches(order, [len(row) for row in ids]):
-            found = self._forward([ids[n] for n in numbers])
-            for number, score in zip(numbers, found, strict=True):
-                scores[number] = score
-        return scores
+        """The raw score of each answer to its conversation, in batches of like length.
 
-    def _encode(self, messages: Messages, answer: str) -> list[int]:
+        What is there several times is read once, so that equal answers have equal scores to the last bit.
+        """
+        ids = [self._encode(m, a) for m, a in zip(conversations, answers, strict=True)]
+        distinct = sorted(set(ids), key=lambda row: (len(row), row))
+        scores: dict[tuple[int, ...], float] = {}
+        for batch in _batches(distinct):
+            scores |= zip(batch, self._forward(batch), strict=True)
+        return [scores[row] for row in ids]
+
+    def _encode(self, messages: Messages, answer: str) -> tuple[int, ...]:
         """Token ids of the conversation in the judge's own template; without one, of plain lines."""
         from workbench.models import PLAIN_TEMPLATE
 
@@ -65,9 +66,9 @@ class Judge:
                 f"A question with its answer has {len(ids)} tokens, but the reward model {self.name!r} "
                 f"reads {self.longest}; lower max_new_tokens or choose another reward model."
             )
-        return ids
+        return tuple(ids)
 
-    def _forward(self, rows: list[list[int]]) -> list[float]:
+    def _forward(self, rows: Sequence[tuple[int, ...]]) -> list[float]:
         import torch
 
         device = self.model.device
@@ -82,14 +83,14 @@ class Judge:
         return output.logits.float().squeeze(-1).tolist()
 
 
-def _batches(order: list[int], lengths: list[int]) -> list[list[int]]:
-    """`order`, shortest first, cut so that no batch has too many rows or tokens."""
-    found: list[list[int]] = []
-    for number in order:
-        rows = len(found[-1]) if found else BATCH_ROWS
-        if rows == BATCH_ROWS or (rows + 1) * lengths[number] > BATCH_TOKENS:
+def _batches(rows: Sequence[tuple[int, ...]]) -> list[list[tuple[int, ...]]]:
+    """`rows`, shortest first, cut so that no batch has too many rows or tokens."""
+    found: list[list[tuple[int, ...]]] = []
+    for row in rows:
+        size = len(found[-1]) if found else BATCH_ROWS
+        if size == BATCH_ROWS or (size + 1) * len(row) > BATCH_TOKENS:
             found.append([])
-        found[-1].append(number)
+        found[-1].append(row)
     return found
 
 

@@ -191,7 +191,8 @@ def is_generic(answer: str) -> bool:
 
 def write_judge_card(folder: Path, name: str, seed: int, steps: int, pairs: int = PAIRS) -> None:
     """Measure the reward model in `folder`, and write measured.json and README.md beside its weights."""
-    figures = measure_judge(load_judge(str(folder), "cpu"), raters.RATERS[name], pairs)
+    judge = load_judge.__wrapped__(str(folder), "cpu")  # never one that lay in this folder before
+    figures = measure_judge(judge, raters.RATERS[name], pairs)
     kinds = figures["scores"]
     _write(folder, figures, JUDGE_TEMPLATE.format(
         name=name,
