@@ -80,7 +80,7 @@ def test_one_answer_to_each_thought_has_the_exact_distribution_of_sample(policy_
     assert chi_square < cells + 4 * (2 * cells) ** 0.5  # mean + 4 standard deviations
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3_text"])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "gemma3_text"])
 @pytest.mark.parametrize("per_thought", [1, 3])
 def test_what_is_recorded_is_what_the_whole_completion_reads(policy_of, family, per_thought):
     policy = policy_of(family)
@@ -90,7 +90,7 @@ def test_what_is_recorded_is_what_the_whole_completion_reads(policy_of, family, 
     assert len(whole.completions) == 48 * per_thought
     assert len(whole.texts_of(3)) == 12 * per_thought
     answered = [b for b in range(whole.B) if ids_of(whole, b)[:-1].count(close)]
-    assert len(answered) > whole.B / 8
+    assert len(answered) > whole.B / 16
     with torch.no_grad():
         logprobs_BT, entropies_BT = read(policy, whole).logprobs_entropies()
     assert torch.allclose(logprobs_BT, whole.logprobs_BT, atol=1e-4)

@@ -327,3 +327,34 @@ def test_two_threads_may_load_at_once(toy_world):
     assert errors == []
     devices = {p.device.type for policy in found for p in policy.model.parameters()}
     assert (len(found), devices) == (4, {"cpu"})
+
+
+def test_the_end_of_thinking_is_one_token_or_none(policy_of):
+    policy = policy_of()
+    found = policy.thought_end_id()
+    assert policy.tokenizer.convert_ids_to_tokens(found) == "</think>"
+    assert policy.tokenizer.encode("</think>", add_special_tokens=False) == [found]
+    unknown = policy.tokenizer.unk_token_id
+    policy.tokenizer.convert_tokens_to_ids = lambda token: unknown
+    assert policy.thought_end_id() is None
+
+
+def test_token_ids_are_padded_as_texts_are(policy_of):
+    policy = policy_of()
+    texts = ["Make 24 from 3 8", "Make 7"]
+    ids = [policy.tokenizer.encode(text, add_special_tokens=False) for text in texts]
+    for mine, theirs in zip(policy.left_padded(ids), policy.encode(texts), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_the_base_adapter_is_the_base(policy_of):
+    policy = policy_of()
+    ids, _ = policy.encode(["Make 7"])
+    with torch.no_grad():
+        with policy.reference():
+            wanted = policy.model(ids).logits
+        with policy.holding(policy.base_adapter()):
+            found = policy.sampler()(ids).logits
+        moved = policy.sampler()(ids).logits
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)
+    assert (moved - wanted).abs().max() > 0.1
