@@ -80,16 +80,17 @@ def test_one_answer_to_each_thought_has_the_exact_distribution_of_sample(policy_
     assert chi_square < cells + 4 * (2 * cells) ** 0.5  # mean + 4 standard deviations
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3_text"])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "gemma3_text"])
 @pytest.mark.parametrize("per_thought", [1, 3])
 def test_what_is_recorded_is_what_the_whole_completion_reads(policy_of, family, per_thought):
     policy = policy_of(family)
     close, _ = likely_ends(policy)
     _, whole = both(policy, per_thought=per_thought, temperature=1.5, group_size=12)
     assert len(set(whole.prompt_mask_PL.sum(1).tolist())) > 1  # padding is put to the test
-    assert (4, 12 * per_thought, 48 * per_thought) == (whole.P, whole.G, whole.B)
+    assert len(whole.completions) == 48 * per_thought
+    assert len(whole.texts_of(3)) == 12 * per_thought
     answered = [b for b in range(whole.B) if ids_of(whole, b)[:-1].count(close)]
-    assert len(answered) > whole.B / 8
+    assert len(answered) > whole.B / 16
     with torch.no_grad():
         logprobs_BT, entropies_BT = read(policy, whole).logprobs_entropies()
     assert torch.allclose(logprobs_BT, whole.logprobs_BT, atol=1e-4)

@@ -343,3 +343,24 @@ def test_a_tokenizer_that_does_not_know_the_end_of_thought_has_none(policy_of, m
     assert policy.tokenizer.unk_token_id == 3
     monkeypatch.setattr(policy.tokenizer, "convert_tokens_to_ids", lambda token: answer)
     assert policy.thought_end_id() is None
+
+
+def test_token_ids_are_padded_as_texts_are(policy_of):
+    policy = policy_of()
+    texts = ["Make 24 from 3 8", "Make 7"]
+    ids = [policy.tokenizer.encode(text, add_special_tokens=False) for text in texts]
+    for mine, theirs in zip(policy.left_padded(ids), policy.encode(texts), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_the_base_adapter_is_the_base(policy_of):
+    policy = policy_of()
+    ids, _ = policy.encode(["Make 7"])
+    with torch.no_grad():
+        with policy.reference():
+            wanted = policy.model(ids).logits
+        with policy.holding(policy.base_adapter()):
+            found = policy.sampler()(ids).logits
+        moved = policy.sampler()(ids).logits
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)
+    assert (moved - wanted).abs().max() > 0.1

@@ -461,3 +461,27 @@ def test_probes_take_the_held_out_prompts_from_the_other_end(toy_recipe, held_ou
     rows = list(state.task.dataset("eval"))
     assert state.eval_rows == rows[:2]
     assert state.probe_rows == rows[first:]
+
+
+def test_answers_of_the_initial_model_are_left_out_of_what_is_said_of_the_policy(toy_recipe):
+    recipe = toy_recipe.replace(
+        quantize="none", answers_per_thought=2, answerer="initial", temperature=2.0
+    )
+    state = prepare(recipe)
+    with torch.no_grad():
+        for _, parameter in state.policy.trainable():
+            parameter.add_(0.1)
+    common = int(train_step(state, toy_recipe.replace(quantize="none")).rollouts
+                 .completion_ids_BT.flatten().mode().values)  # fmt: skip
+    state.policy.thought_end_id = lambda: common  # thoughts close now and then
+    report = train_step(state, recipe, measure_kl=True)
+    rollouts, metrics = report.rollouts, report.metrics
+    frozen_BT = rollouts.mask_BT & ~rollouts.sampled_BT
+    assert frozen_BT.sum() > 5
+    entropy = rollouts.entropies_BT[rollouts.sampled_BT].mean()
+    assert metrics["train/entropy"] == pytest.approx(float(entropy), abs=1e-6)
+    assert metrics["train/mismatch"] < 1e-3  # the initial model's log-probs are further away
+    assert metrics["train/kl"] != 0
+    values_PK = report.total_PG.view(3, 2, 2).mean(-1)
+    wanted = OBJECTIVES["rloo"](values_PK).repeat_interleave(2, 1)
+    torch.testing.assert_close(report.thought_advantages_PG, wanted)

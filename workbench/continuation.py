@@ -1,8 +1,8 @@
 """Thoughts and answers sampled apart: several answers to a thought, or another model's answer to it.
 
     1. `think` samples like `rollout.sample`, but a completion also ends at `</think>`.
-    2. `answer` goes on from there. Thoughts that are equal are run through the model once for all their
-       answers, and prompts are not padded anew: prompt and thought are one left-padded prompt.
+    2. `answer` goes on from there: prompt and thought are one left-padded prompt, and what several of
+       them begin with is run through the model once (`packing`).
     3. Thought and answer are put together to whole completions, each with what was recorded when it was
        drawn. With one answer to each thought and the policy as the answerer, they are distributed as
        those of `sample`, limit and truncation included.
@@ -25,7 +25,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from workbench.attention import can_replace
+from workbench.cache import prefill
 from workbench.models import Policy
+from workbench.packing import shared_prefill
 from workbench.rollout import (
     SERIES,
     Messages,
@@ -199,8 +202,9 @@ def _continue(
     stop_ids = torch.tensor(policy.stop_ids(), device=ids_CL.device)
     answerer = policy.holding(policy.base_adapter()) if initial else contextlib.nullcontext()
     with answerer:
+        model = policy.sampler()
         return decode(
-            policy.sampler(),
+            model,
             ids_CL,
             mask_CL,
             owners_B,
@@ -209,6 +213,7 @@ def _continue(
             settings,
             _generator(seed),
             stats,
+            shared_prefill if can_replace(model) else prefill,
         )
 
 

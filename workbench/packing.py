@@ -10,6 +10,7 @@ U packed tokens, C contexts (packed tokens whose logits predict a completion tok
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface
+from transformers import AttentionInterface, DynamicCache
 
 from workbench.attention import attending, refuse_unknown
 
@@ -109,15 +110,47 @@ def pack(
 
 def context_logits(model: Any, packing: Packing) -> Tensor:
     """Logits (C, V) after every context, with gradient."""
+    return _run(model, packing, use_cache=False)
+
+
+def shared_prefill(model: Any, ids_PL: Tensor, mask_PL: Tensor) -> tuple[Tensor, DynamicCache]:
+    """What `cache.prefill` returns, with every prefix that several prompts share run once.
+
+    For prompts that begin alike and are long, such as thoughts about one question.
+    """
+    lengths_P1 = mask_PL.sum(1, keepdim=True)
+    width = ids_PL.shape[1]
+    places_L = torch.arange(width, device=ids_PL.device)
+    right_PL = ids_PL.gather(1, (places_L + width - lengths_P1).clamp_(max=width - 1))
+    first, owners_P = torch.unique(right_PL[:, 0], return_inverse=True)
+    # A token more behind each prompt: what predicts it is the whole prompt.
+    rest_PL = torch.cat((right_PL[:, 1:], right_PL[:, :1]), 1)
+    lengths_P = lengths_P1.squeeze(1)
+    packing = pack(
+        first[:, None], torch.ones_like(first[:, None]).bool(), owners_P, rest_PL, lengths_P
+    )
+    last_P = packing.context_NT.gather(1, lengths_P1 - 1).squeeze(1)
+    packing = dataclasses.replace(packing, keep_C=packing.keep_C[last_P])
+    packed, cache = DynamicCache(), DynamicCache()
+    logits_PV = _run(model, packing, use_cache=True, past_key_values=packed)
+    slots_PL = torch.cat((packing.prompt_PL[owners_P], packing.inputs_NQ), 1)
+    slots_PL = slots_PL.gather(1, (places_L - width + lengths_P1).clamp_(min=0))
+    for number, layer in enumerate(packed.layers):
+        keys, values = (x[0][:, slots_PL].transpose(0, 1) for x in (layer.keys, layer.values))
+        cache.update(keys, values, number)
+    return logits_PV, cache
+
+
+def _run(model: Any, packing: Packing, **caching: Any) -> Tensor:
     with attending(model, PACKED):
         return model(
             packing.ids_U[None],
             # Made to measure in the attention below; a 4-D mask keeps transformers from making one.
             attention_mask=packing.ids_U.new_ones(1, 1, 1, 1, dtype=torch.bool),
             position_ids=packing.positions_U[None],
-            use_cache=False,
             logits_to_keep=packing.keep_C,
             packing=packing,
+            **caching,
         ).logits[0]
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,8 @@ from workbench.sampling import draw, filter_logits, logprob_entropy, statistics
 from workbench.variants import WorkbenchError
 
 if TYPE_CHECKING:
+    from transformers import DynamicCache
+
     from workbench.models import Policy
 
 Messages = Sequence[dict[str, str]]
@@ -223,15 +225,17 @@ def decode(
     settings: dict[str, Any],
     generator: torch.Generator,
     stats: bool,
+    begin: Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, DynamicCache]] = prefill,
 ) -> Recorded:
     """The sampling loop: row b continues prompt `owners_B[b]` by at most `limits_B[b]` tokens (0: none).
 
-    There are at least as many rows as prompts, and a row's uniforms do not depend on the limits.
+    There are at least as many rows as prompts, and a row's uniforms do not depend on the limits. `begin`
+    runs the prompts.
     """
     rows, steps = len(owners_B), int(limits_B.max())
     recorded = Recorded.empty(rows, steps, ids_PL.device)
     with evaluating(model):
-        logits_RV, prompt_cache = prefill(model, ids_PL, mask_PL)
+        logits_RV, prompt_cache = begin(model, ids_PL, mask_PL)
         cache = PrefixCache(model, prompt_cache, mask_PL, rows)
         alive_A = (limits_B > 0).nonzero().squeeze(1)
         prefix_A = owners_B[alive_A]  # at first a completion's prefix is its prompt

@@ -146,10 +146,9 @@ def train_step(state: State, recipe: Recipe, *, measure_kl: bool = False) -> Rep
     model answered; train/trains_thinking and train/trains_answer (1 or 0: what the stage trains),
     train/trained_share (of the tokens), rollout/malformed (share without one </think> and an answer after it;
     where that is one token); train/loss, train/grad_norm (before clipping), train/ratio_gap (mean
-    |ratio - 1|),
-    train/learning_rate, train/beta, train/alpha and train/baseline (of an objective that has them; chosen
-    where they are "auto" and "optimal"), train/guide and
-    train/guided (mean q and share of tokens with q off 1, of an anchor with a guide);
+    |ratio - 1|), train/learning_rate, train/beta, train/alpha and train/baseline (of an objective that has
+    them; chosen where they are "auto" and "optimal"), train/guide and train/guided (mean q and share of
+    tokens with q off 1, of an anchor with a guide);
     groups/zero_signal, groups/solved_all, groups/solved_none (shares, before any refill),
     groups/refilled (share), groups/update_scale (mean over groups of sum_i r_i A_i / G, with 0/1 rewards
     the multiplier of the group's mean success score), groups/advantage (mean |advantage|);
