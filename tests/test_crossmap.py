@@ -73,4 +73,12 @@ def test_equal_scores_have_a_scale_and_more_models_more_room():
     assert trace.zmin < trace.zmax
     many = drawn(NAMES, tuple("abcdefgh"), np.zeros((4, 8)))
     assert many.layout.width > drawn().layout.width
-    assert many.data[0].text[0][0].startswith("<b>0.00</b>")
+    assert many.data[0].text[0][0].startswith("<b>0.0000</b>")
+
+
+@pytest.mark.parametrize(
+    ("scale", "text"), [(1, "0.50"), (100, "50.0"), (1e4, "5000"), (0.01, "0.0050")]
+)
+def test_all_cells_have_the_decimals_that_the_largest_needs(scale, text):
+    cell = drawn(mean=MEAN * scale).data[0].text[0][1]
+    assert cell.startswith(f"<b>{text}</b>")

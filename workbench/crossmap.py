@@ -49,13 +49,14 @@ def heat_map(
     """
     rows, columns = len(thinkers), len(answerers)
     numbers = np.stack([mean_AB, low_AB, high_AB], -1)
+    digits = _digits(numbers)
     figure = go.Figure(
         go.Heatmap(
             z=mean_AB, x=list(range(columns)), y=list(range(rows)), xgap=2, ygap=2,
-            text=[[_cell(*cell) for cell in row] for row in numbers], texttemplate="%{text}",
+            text=[[_cell(*cell, digits) for cell in row] for row in numbers], texttemplate="%{text}",
             textfont={"size": 13, "color": INK[theme]},
             customdata=[
-                [told(a, b, *numbers[i, j]) for j, b in enumerate(answerers)]
+                [told(a, b, *numbers[i, j], digits) for j, b in enumerate(answerers)]
                 for i, a in enumerate(thinkers)
             ],
             hovertemplate="%{customdata}<extra></extra>",
@@ -73,26 +74,34 @@ def heat_map(
     return figure
 
 
-def told(thinker: str, answerer: str, mean: float, low: float, high: float) -> str:
+def told(thinker: str, answerer: str, mean: float, low: float, high: float, digits: int = 2) -> str:
     """One cell in words, for the pointer."""
     by = {
         NONE: "<b>no thought</b>",
         OTHER: "<b>a thought of another question</b>",
     }.get(thinker, f"<b>{html.escape(thinker)}</b> thinks")
+    value, lowest, highest = (_number(x, digits) for x in (mean, low, high))
     return (
         f"{by}, <b>{html.escape(answerer)}</b> answers<br>"
-        f"{_number(mean)} on average; 95 % interval {_number(low)} to {_number(high)}"
+        f"{value} on average; 95 % interval {lowest} to {highest}"
     )
 
 
-def _cell(mean: float, low: float, high: float) -> str:
-    interval = f"[{_number(low)}, {_number(high)}]"
-    return f'<b>{_number(mean)}</b><br><span style="font-size:10px">{interval}</span>'
+def _cell(mean: float, low: float, high: float, digits: int) -> str:
+    value, lowest, highest = (_number(x, digits) for x in (mean, low, high))
+    return f'<b>{value}</b><br><span style="font-size:10px">[{lowest}, {highest}]</span>'
 
 
-def _number(value: float) -> str:
-    """Two decimals, or three digits where that would show nothing or too much."""
-    return f"{value + 0.0:.2f}" if 0.1 <= abs(value) < 100 or value == 0 else f"{value:.3g}"
+def _digits(numbers: Array) -> int:
+    """Decimals for all cells alike: two for scores about 1, else three digits of the largest."""
+    top = float(np.abs(numbers).max())
+    if 0.1 <= top < 10 or top == 0:
+        return 2
+    return int(np.clip(2 - np.floor(np.log10(top)), 0, 6))
+
+
+def _number(value: float, digits: int) -> str:
+    return f"{round(value, digits) + 0.0:.{digits}f}"  # + 0.0: no -0.00
 
 
 def _range(mean_AB: Array) -> dict[str, float]:

@@ -215,22 +215,8 @@ class Worker:
             max_new_tokens=self.recipe.max_new_tokens,
         ).metrics()
         if self.recipe.cross_samples:
-            measured |= self._cross(state)
+            measured |= crossed(state, self.recipe)
         return measured | {"time/eval": time.perf_counter() - started}
-
-    def _cross(self, state: State) -> dict[str, float]:
-        """The policy's thoughts to the held-out questions, answered by itself and by the initial policy."""
-        recipe = self.recipe
-        measured = post_pre(
-            state.policy,
-            state.task,
-            state.eval_rows,
-            samples=recipe.cross_samples,
-            max_new_tokens=recipe.max_new_tokens,
-            judge=judge_of(recipe, state.task),
-        )
-        note_post_pre(state.memory, recipe, state.step, measured["eval/post_pre"])
-        return measured
 
     def _probe(self, state: State) -> dict[str, float]:
         """Take a probe and save it; its numbers as probe/ metrics."""
@@ -275,6 +261,18 @@ class Worker:
             self.error += f" This could not be written to the run's folder: {disk_error}."
         traceback.clear_frames(error.__traceback__)
         self.exception = error if isinstance(error, WorkbenchError) else RunFailed(self.error)
+
+
+def crossed(state: State, recipe: Recipe) -> dict[str, float]:
+    """The policy's thoughts to the held-out questions, answered by itself and by the initial policy."""
+    return post_pre(
+        state.policy,
+        state.task,
+        state.eval_rows,
+        samples=recipe.cross_samples,
+        max_new_tokens=recipe.max_new_tokens,
+        judge=judge_of(recipe, state.task),
+    )
 
 
 def fitting_threads(state: State) -> int:
