@@ -446,3 +446,9 @@ def test_an_open_question_has_no_true_score(toy_world):
 
     found = post_pre(toy(toy_world), Open(), rows_of(), samples=2, max_new_tokens=6, judge=letters)
     assert not [name for name in found if name.endswith("_true")]
+
+
+def test_it_is_found_where_evaluations_are():
+    from workbench import evaluation
+
+    assert evaluation.cross_generation is cross_generation
