@@ -228,19 +228,6 @@ def test_what_can_t_be_crossed_is_told(asked):
     for nothing in ({}, [], "tiny-weak", one):
         with pytest.raises(WorkbenchError, match="Give answerers as"):
             cross_generation([one], nothing, Numbers())
-    found = cross_generation([one], [one], Numbers())
-    with pytest.raises(WorkbenchError, match="thinker"):
-        found.mean("x", "m")
-
-
-def test_the_result_as_text_and_as_a_figure(asked):
-    found = cross_generation(models(), models(), Numbers())
-    assert "1.000 [1.000, 1.000]" in str(found) and OTHER in str(found)
-    figure = found.figure("dark")
-    np.testing.assert_array_equal(figure.data[0].z, found.matrix())
-    assert figure.data[0].colorbar.title.text == "mean score"
-    sure = cross_generation({"post": models()["post"]}, {"pre": models()["pre"]}, Numbers())
-    assert sure.figure().data[0].colorbar.title.text == "accuracy"
 
 
 # ------------------------------------------------------------------ toy models

@@ -264,8 +264,11 @@ class Worker:
 
 
 def crossed(state: State, recipe: Recipe) -> dict[str, float]:
-    """The policy's thoughts to the held-out questions, answered by itself and by the initial policy."""
-    return post_pre(
+    """The policy's thoughts to the held-out questions, answered by itself and by the initial policy.
+
+    The state remembers what they are worth: a separation may switch on it.
+    """
+    found = post_pre(
         state.policy,
         state.task,
         state.eval_rows,
@@ -273,6 +276,8 @@ def crossed(state: State, recipe: Recipe) -> dict[str, float]:
         max_new_tokens=recipe.max_new_tokens,
         judge=judge_of(recipe, state.task),
     )
+    note_post_pre(state.memory, recipe, state.step, found["eval/post_pre"])
+    return found
 
 
 def fitting_threads(state: State) -> int:

@@ -39,7 +39,7 @@ from workbench.recipe import Recipe
 from workbench.tracing import trace
 from workbench.trainer import NonFiniteError, State, prepare, train_step
 from workbench.variants import WorkbenchError
-from workbench.worker import fitting_threads
+from workbench.worker import crossed, fitting_threads
 
 LAST = 10  # steps at the end of a run over which its alpha is averaged
 
@@ -159,6 +159,7 @@ def measure_cell(
         cell["threads"] = torch.get_num_threads()
         probes = Probes(state, recipe)
         probes.take()
+        _watch_score(state, recipe)
         if probes.traces and any(row in state.eval_rows for row in state.probe_rows):
             raise WorkbenchError(
                 f"Claim {claim.name} probes prompts that it evaluates too, which would flatter the best "
@@ -168,6 +169,7 @@ def measure_cell(
             for step in range(1, recipe.steps + 1):
                 history.append(train_step(state, recipe, measure_kl=step == recipe.steps).metrics)
                 probes.take()
+                _watch_score(state, recipe)
                 if claim.curve_every and step % claim.curve_every == 0:
                     curve.append({"step": step, **cell_metrics(state, claim, seed)})
             measured = cell_metrics(state, claim, seed, base_P)
@@ -184,6 +186,13 @@ def measure_cell(
         cell["seconds_per_step"] = float(np.mean([metrics["time/step"] for metrics in history]))
     cell["seconds"] = time.perf_counter() - started
     return cell, probes.traces
+
+
+def _watch_score(state: State, recipe: Recipe) -> None:
+    """What a run measures at its evaluations, for a separation that switches on it."""
+    due = state.step % recipe.eval_every == 0 or state.step >= recipe.steps
+    if due and recipe.separation_args.get("switch") == "flat":
+        crossed(state, recipe)
 
 
 class Probes:
