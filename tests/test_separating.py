@@ -246,6 +246,37 @@ def test_masked_positions_get_exactly_no_gradient(policy_of, monkeypatch, separa
             assert (per_token_BT[drawn_parts.trained_BT] > 0).all(), case
 
 
+@pytest.mark.parametrize("name", ["thinking_only", "answer_only"])
+def test_what_was_recorded_of_masked_tokens_changes_nothing(policy_of, monkeypatch, name):
+    """Ratios of whole completions, guides and means over the batch are taken from trained tokens alone."""
+    policy = policy_of()
+    rollouts = written(policy, ask(2), TEXTS)
+    plain = Recipe(separation=name, beta=0.3, group_size=4, max_new_tokens=16, prompts_per_step=2)
+    parts = separate(policy, plain, rollouts, False)
+    advantages_PG = torch.tensor([[1.0, -1.0, -0.5, 0.5]]).repeat(2, 1)
+    state = SimpleNamespace(policy=policy, memory=Memory.fresh(4), optimizer=SimpleNamespace(param_groups=[]),
+                            task=SimpleNamespace(messages=lambda row: ask(1)[0]))  # fmt: skip
+    monkeypatch.setattr(trainer, "clip_and_step", lambda *given: None)
+
+    def gradient(recipe, logprobs_BT):
+        batch = dataclasses.replace(rollouts, logprobs_BT=logprobs_BT)
+        report = Report(
+            1, {}, batch, {}, advantages_PG, advantages_PG, parts.thinking_BT, parts.trained_BT
+        )
+        for _, parameter in policy.trainable():
+            parameter.grad = None
+        trainer.update(state, recipe, report, batch)
+        return torch.cat([parameter.grad.flatten() for _, parameter in policy.trainable()])
+
+    off_BT = rollouts.logprobs_BT - 0.7 * (rollouts.mask_BT & ~parts.trained_BT)
+    recipes = [plain.replace(anchor=row, anchor_args=given) for row, given in ANCHORED
+               if given.get("source") != "samples"]  # fmt: skip
+    recipes += [plain.replace(surrogate=row, surrogate_args=given) for row, given in SURROGATED]
+    for recipe in recipes:
+        as_it_was, shifted = gradient(recipe, rollouts.logprobs_BT), gradient(recipe, off_BT)
+        assert torch.equal(as_it_was, shifted) and as_it_was.abs().max() > 1e-4, recipe.changed()
+
+
 # --- the trained part is what it should be --------------------------------------------------------
 
 

@@ -3,11 +3,11 @@
     1. Take the next P prompts of a seeded permutation of the training split.
     2. Sample G completions of each (`rollout.sample`), recording log-probs and entropies on the way.
     3. Score every completion with every reward; the weighted sum is the reward that counts.
-       A weight of 0 measures without training.
+       A weight of 0 measures without training. Malformed ones may get their group's lowest (`separating`).
     4. Turn each group's rewards into advantages (`objectives`).
        Groups whose advantages are all 0 may be replaced by new prompts (`refill`).
-    5. Leave out groups whose advantages are all 0, unless an anchor still pulls on them, and completions
-       without a token to train; count them.
+    5. Leave out groups whose advantages are all 0, and count them, unless an anchor still pulls on them;
+       leave out completions without a token to train.
     6. For each epoch and minibatch (whole groups): recompute log-probs with gradient, take surrogate
        loss + beta * anchor (`anchoring`) of the tokens that are to be trained (`separating`), aggregate
        over them alone, clip the gradient, step AdamW.
