@@ -70,8 +70,9 @@ def tab(monkeypatch):
     made.go.set()
 
 
-def a_run(name="one", steps=(20, 40)):
-    return SimpleNamespace(name=name, checkpoint_steps=list(steps))
+class a_run:  # noqa: N801
+    def __init__(self, name="one", steps=(20, 40)):
+        self.name, self.checkpoint_steps = name, list(steps)
 
 
 def test_before_the_first_run_and_before_a_checkpoint_it_says_what_to_do(tab):
