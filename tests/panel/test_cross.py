@@ -70,7 +70,7 @@ def tab(monkeypatch):
     made.go.set()
 
 
-class a_run:  # noqa: N801
+class a_run:
     def __init__(self, name="one", steps=(20, 40)):
         self.name, self.checkpoint_steps = name, list(steps)
 
@@ -157,3 +157,26 @@ def test_the_panel_has_the_tab_and_shows_it_the_chosen_run(ui, wait):
     assert "There is no run yet" in ui.message.value
     ui.buttons["start"].click()
     assert f"Not measured yet for {ui.run.name}" in ui.cross.progress.value
+
+
+def test_a_measurement_leaves_the_run_as_it_is(toy_recipe, tmp_path):
+    from workbench.runs import train
+
+    with train(toy_recipe.replace(steps=2), folder=tmp_path / "run", blocking=True) as run:
+        before = {file: file.stat().st_mtime_ns for file in run.path.rglob("*") if file.is_file()}
+        told = []
+        measured = cross.measure(run, 2, 2, told.append)
+        assert before == {f: f.stat().st_mtime_ns for f in run.path.rglob("*") if f.is_file()}
+    assert measured.step == 2 and len(told) == 2 and run.name in told[1]
+    found = measured.found
+    assert found.thinkers[:2] == found.answerers == ("initial", "current")
+    assert found.scores_ABPS.shape == (4, 2, 2, 2)
+    assert "thinking gain" in cross.words_html(found) and found.figure().data
+
+
+def test_a_damaged_checkpoint_is_a_sentence(toy_recipe, tmp_path):
+    folder = tmp_path / "000002"
+    folder.mkdir()
+    (folder / "adapter_model.safetensors").write_bytes(b"\xff" * 64)
+    with pytest.raises(WorkbenchError, match="Checkpoint 000002 can't be read"):
+        cross.policy_of(toy_recipe, folder)

@@ -206,8 +206,11 @@ class CrossView:
             self._kept[run] = measure(run, self.prompts.value, self.thoughts.value, self._tell)
         finally:
             with self._lock:
-                self._busy, self.button.disabled = None, False
-                self._draw()
+                self._busy = None
+                try:
+                    self._draw()
+                finally:
+                    self.button.disabled = False  # last: who sees it free sees what was found
 
     def _tell(self, text: str) -> None:
         self.progress.value = f'<div class="wb-doc" role="status">{html.escape(text)}</div>'
