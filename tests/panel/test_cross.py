@@ -98,7 +98,7 @@ def test_measuring_goes_on_beside_everything_else_and_then_shows_all_of_it(tab, 
     wait(lambda: not tab.button.disabled)
     assert "Step 40 of one: 32 questions, 4 samples of each, measured in 2 s" in tab.progress.value
     (column,) = tab.place.children
-    assert column.children[0].data[0].z.tolist() == [[0.5, 0.25]]
+    assert column.children[0].data[0].z == ((0.5, 0.25),)
 
 
 def test_the_gains_are_said_with_interval_and_meaning_and_names_are_escaped(tab, wait):
