@@ -130,7 +130,7 @@ def test_the_row_of_post_pre_comes_by_itself_and_below_that_of_alpha():
         size = (plots.cell(post, rows)[3] - plots.cell(post, rows)[2]) * (
             plots.height_of(rows) - frame
         )
-        np.testing.assert_allclose(size, 0.18 * (plots.HEIGHT - frame))
+        np.testing.assert_allclose(size, 0.18 * (plots.HEIGHT - frame) - plots.HEADROOM)
 
 
 def test_lines_of_post_pre_differ_by_dash_and_runs_by_marker():

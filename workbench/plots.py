@@ -29,6 +29,7 @@ from workbench.series import (
 
 HEIGHT = 740  # of three rows
 ROW = 176  # more, for each further one
+HEADROOM = 16  # pixels that the row of T_post + A_pre is lower
 MARGIN = {"l": 44, "r": 12, "t": 8, "b": 34}
 TICK_KS = tuple(4**i for i in range(7))
 
@@ -72,6 +73,8 @@ def cell(subplot: Subplot, rows: int = 3) -> tuple[float, float, float, float]:
     # Each further row takes the third one's place and lifts those above it.
     up = ROW * (rows - 1 - max(min(subplot.row, rows - 1), 2))
     bottom, top = ((share * of_three + up) / whole for share in places[min(subplot.row, 2)])
+    if subplot.row == 4:
+        top -= HEADROOM / whole  # its title stands above a legend, below the steps of another row
     return left, left + width * subplot.span + gap * (subplot.span - 1), bottom, top
 
 
@@ -123,7 +126,10 @@ def trace_styles(slot: int) -> dict[str, dict[str, Any]]:
 
 
 def post_styles(slot: int) -> dict[str, dict[str, Any]]:
-    """The looks of T_post + A_pre and its companions: the dash tells what, colour and marker which run."""
+    """The looks of T_post + A_pre and its companions: the dash tells what, the marker which run.
+
+    The colour is the run's where the initial policy answers, and grey where the policy itself does.
+    """
     colour, symbol = RUN_COLOURS[slot % len(RUN_COLOURS)], SYMBOLS[slot % len(SYMBOLS)]
     fill = f"rgba{(*bytes.fromhex(colour[1:]), 0.13)}"
     band = {
@@ -135,9 +141,9 @@ def post_styles(slot: int) -> dict[str, dict[str, Any]]:
         f"post/{key}": {
             "subplot": "post", "mode": "lines+markers", "legend": "legend5", "legendgroup": key,
             "showlegend": slot == 0, "marker": {"symbol": symbol, "size": 2.5 * width + 1},
-            "line": {"color": colour, "dash": dash, "width": width},
+            "line": {"color": hue, "dash": dash, "width": width},
         }
-        for key, dash, width in zip(POST, DASHES, widths, strict=True)
+        for key, hue, dash, width in zip(POST, (colour, GREY) * 2, DASHES, widths, strict=True)
     }  # fmt: skip
 
 

@@ -318,3 +318,33 @@ def test_a_reward_models_name_is_typed_into_a_box_and_lands_in_the_recipe():
     recipe = controls.recipe()
     assert recipe.rewards["learned"] == 1.0
     assert recipe.reward_args["learned"]["reward_model"] == "owner/name"
+
+
+def test_thinking_and_answer_have_a_section_with_the_strip_below_the_separation(made):
+    controls, changes = made
+    assert controls.sections["Think / answer"] == (
+        "separation", "answerer", "answers_per_thought", "cross_samples",
+    )  # fmt: skip
+    at = list(controls.sections).index("Think / answer")
+    body = controls.root.children[at].children[1]
+    assert body.children[0] is controls.by_field["separation"].box
+    assert body.children[1] is controls.timeline.root
+    control = controls.by_field["separation"]
+    control.choice.value = "start"
+    assert changes[-1]["separation"] == "start" and "switch" in control.arguments
+    assert control.arguments["switch"].options == ("share", "step", "flat")
+
+
+def test_the_strip_follows_separation_its_arguments_steps_and_answerer(made):
+    controls, _ = made
+    strip = controls.timeline.root
+    assert "steps 1 to 100 thinking and answer" in strip.value
+    controls.by_field["separation"].choice.value = "start"
+    controls.by_field["separation"].arguments["share"].value = 0.2
+    assert "steps 1 to 20 thinking; steps 21 to 100 thinking and answer" in strip.value
+    controls.by_field["steps"].widget.value = 10
+    assert "steps 1 to 2 thinking; steps 3 to 10" in strip.value
+    controls.by_field["answerer"].widget.value = "initial"
+    assert "steps 1 to 10 thinking." in strip.value
+    controls.show(Recipe(separation="answer_only", steps=7))
+    assert "steps 1 to 7 answer." in strip.value

@@ -98,7 +98,7 @@ def test_measuring_goes_on_beside_everything_else_and_then_shows_all_of_it(tab, 
     wait(lambda: not tab.button.disabled)
     assert "Step 40 of one: 32 questions, 4 samples of each, measured in 2 s" in tab.progress.value
     (column,) = tab.place.children
-    assert column.children[0].data[0].z == ((0.5, 0.25),)
+    assert column.children[0].data[0].z == ([0.5, 0.25],)
 
 
 def test_the_gains_are_said_with_interval_and_meaning_and_names_are_escaped(tab, wait):
@@ -107,10 +107,11 @@ def test_the_gains_are_said_with_interval_and_meaning_and_names_are_escaped(tab,
     tab.button.click()
     wait(lambda: tab.words.value)
     text = tab.words.value
-    assert "<b>thinking gain +0.200</b> [+0.150, +0.250]: current thoughts" in text
-    assert "<b>answer gain +0.010</b> [-0.040, +0.060]; the interval holds 0:" in text
+    assert "<b>thinking gain +0.200</b> [+0.150, +0.250] – current thoughts" in text
+    assert "<b>answer gain +0.010</b> [-0.040, +0.060], not told apart from 0 –" in text
     assert "<b>interaction +0.090</b>" in text and "<b>total +0.300</b>" in text
     assert "thinking gain for tiny-weak &lt;b&gt; -0.125" in text and "weak <b>" not in text
+    assert cross.signed(-0.0001) == "0.000"
     assert "(other question)" in text and "does not use the thought" in text
     assert "never closed, used as they were: 3 of initial." in text
 

@@ -255,3 +255,23 @@ def test_something_else_than_a_recipe_or_run_is_refused():
 
 def test_clock():
     assert [bench.clock(s) for s in (4.6, 200, 7500)] == ["5 s", "3 min 20 s", "2 h 05 min"]
+
+
+def test_the_strip_shows_the_selected_run_and_the_state_line_its_post_pre(ui, wait, fake_run):
+    first = fake_run(Recipe(steps=5), "first", seconds=0)
+    second = fake_run(Recipe(steps=30, separation="thinking_only"), "second", started=False)
+    wait(lambda: first.status == "finished")
+    for row in first._rows:
+        row |= {"eval/post_pre": 0.5 + 0.01 * row["step"]}
+        row |= {"train/trains_thinking": 1.0, "train/trains_answer": 1.0} if row["step"] else {}
+    second._rows.append({"step": 0})
+    for run in (first, second):
+        ui._adopt(run)
+    ui.draw()
+    strip = ui.controls.timeline.root
+    assert "Planned: steps 1 to 30 thinking." in strip.value and "Trained" not in strip.value
+    assert "T_post+A_pre" not in ui.state.value
+    ui.choice.value = first
+    ui.draw()
+    assert "Trained: steps 1 to 5 thinking and answer." in strip.value
+    assert "T_post+A_pre 0.500 → <b>0.550</b>" in ui.state.value

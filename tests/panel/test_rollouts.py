@@ -119,3 +119,38 @@ def test_a_second_run_without_rollouts_takes_the_place_of_one_that_has_some(view
     view.show(fake_run(Recipe(), started=False))
     assert "appear while the run goes on" in view.text.value
     assert view.step.options == () and view.prompt.options == ()
+
+
+def with_tokens(table, thinking=2):
+    """The same completions with a token for each letter, the first few of them thinking."""
+    table = table.assign(tokens=[list(text) for text in table["completion"]])
+    lengths = [len(pieces) for pieces in table["tokens"]]
+    table["thinking"] = [[i < thinking for i in range(n)] for n in lengths]
+    table["trained"] = table["thinking"]
+    table["entropies"] = [[0.5 * (i % 3) for i in range(n)] for n in lengths]
+    return table
+
+
+def test_tokens_are_coloured_as_asked_and_order_filter_and_text_stay(view, hostile):
+    table = with_tokens(view._run.rollouts())
+    view._run.rollouts = lambda step=None: table.assign(step=step)
+    view.step.value = 5
+    plain = view.text.value
+    view.colour.value = "gradient"
+    assert "thinking, trained" in view.text.value and column(view, "tokens")[0] == "5"
+    shown = column(view, "completion")[1]
+    assert shown == f"<think>try 0.1</think>{hostile}".replace("\u202e", "\\u202e")
+    page = Page(view.text.value)
+    assert not [tag for tag, _ in page.tags if tag in ("script", "img", "think")]
+    assert [attrs["class"] for tag, attrs in page.tags if tag == "span"].count("wb-t-thinking") == 3
+    view.filter.value = "right"
+    view.colour.value = "entropy"
+    assert len(column(view, "completion")) == 1 and "1.00 (undecided)" in view.text.value
+    view.filter.value, view.colour.value = "all", "none"
+    assert view.text.value == plain
+
+
+def test_colours_that_a_file_has_no_columns_for_leave_the_text_and_say_why(view, hostile):
+    view.colour.value = "gradient"
+    assert "saved without tokens and trained and thinking" in view.text.value
+    assert column(view, "completion")[1] == f"<think>try 0.1</think>{hostile}"

@@ -9,6 +9,7 @@ import pytest
 
 from workbench.panel import timeline
 from workbench.panel.timeline import FLAT, Plan, Stage, Timeline, planned, strip_html
+from workbench.recipe import Recipe
 from workbench.separation import SEPARATIONS, stage, switched
 
 BOTH, THINKING, ANSWER = (True, True), (True, False), (False, True)
@@ -64,6 +65,14 @@ def events(*steps, field="separation"):
         {"step": s, "kind": "update", "text": "", "changes": {field: ["a", "b"]}} for s in steps
     ]
     return pd.DataFrame(rows, columns=["step", "kind", "text", "changes"])
+
+
+def a_run(*stages, status="paused", **fields):
+    steps = sum(count for _, count in stages)
+    return SimpleNamespace(
+        metrics=trained(*stages), events=events(), progress={"step": steps}, status=status,
+        recipe=Recipe(**fields),
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SEPARATIONS)
@@ -182,7 +191,7 @@ def test_the_widget_follows_plan_and_run_and_is_sent_only_when_something_changed
     strip.root.observe(lambda change: sent.append(change["new"]), "value")
     strip.plan(Plan(100, "start", {}))
     assert len(sent) == 1 and "steps 1 to 50 thinking" in sent[0]
-    run = SimpleNamespace(metrics=trained((THINKING, 3)), events=events(), progress={"step": 3})
+    run = a_run((THINKING, 3))
     strip.follow(run)
     strip.follow(run)
     assert len(sent) == 2 and "Trained: steps 1 to 3 thinking." in sent[1]
@@ -191,7 +200,7 @@ def test_the_widget_follows_plan_and_run_and_is_sent_only_when_something_changed
 
 
 def test_a_change_that_has_not_landed_is_not_taken_for_a_switch():
-    run = SimpleNamespace(metrics=trained((BOTH, 3)), events=events(), progress={"step": 3})
+    run = a_run((BOTH, 3))
     strip = Timeline()
     strip.plan(Plan(100))
     strip.follow(run)
@@ -201,3 +210,17 @@ def test_a_change_that_has_not_landed_is_not_taken_for_a_switch():
     run.metrics = trained((BOTH, 3), (THINKING, 1), (BOTH, 1))
     strip.follow(run)
     assert FLAT not in strip.root.value
+
+
+def test_after_the_end_other_controls_show_what_a_new_run_would_do():
+    strip = Timeline()
+    strip.plan(Plan.of(Recipe(steps=4)))
+    strip.follow(a_run((BOTH, 4), status="finished", steps=4))
+    assert "Trained: steps 1 to 4 thinking and answer." in strip.root.value
+    strip.plan(Plan(4, "answer_only"))
+    assert "Planned: steps 1 to 4 answer." in strip.root.value
+    assert "Trained" not in strip.root.value
+    strip.plan(Plan(9, "answer_only"))  # more steps: Resume would go on
+    assert "Trained: steps 1 to 4" in strip.root.value and "steps 5 to 9 answer" in strip.root.value
+    strip.plan(Plan(4))
+    assert "Trained: steps 1 to 4" in strip.root.value and "Planned" not in strip.root.value

@@ -103,12 +103,17 @@ def measure(run: Any, prompts: int, thoughts: int, tell: Callable[[str], None]) 
 
 def sentence(name: str, estimate: Any, meaning: str) -> str:
     """A gain with its interval and what it says."""
-    low, value, high = estimate.low, estimate.value, estimate.high
-    verdict = "; the interval holds 0" if low <= 0 <= high else ""
+    low, value, high = (signed(x) for x in (estimate.low, estimate.value, estimate.high))
+    verdict = ", not told apart from 0" if estimate.low <= 0 <= estimate.high else ""
     return (
-        f"<li><b>{html.escape(name)} {value:+.3f}</b> [{low:+.3f}, {high:+.3f}]{verdict}: "
+        f"<li><b>{html.escape(name)} {value}</b> [{low}, {high}]{verdict} – "
         f"{html.escape(meaning)}.</li>"
     )
+
+
+def signed(value: float) -> str:
+    """Three decimals with a sign, which 0 has none of."""
+    return f"{value:+.3f}" if round(value, 3) else "0.000"
 
 
 def words_html(found: Any) -> str:

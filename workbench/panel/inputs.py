@@ -29,9 +29,12 @@ STYLE = {"description_width": "118px"}
 WIDE = {"width": "100%"}
 
 
+SHORT = {"answers_per_thought": "answers / thought"}
+
+
 def label(name: str) -> str:
-    """A field's name as words."""
-    return name.replace("_", " ")
+    """A field's name as words, short enough for its column."""
+    return SHORT.get(name, name.replace("_", " "))
 
 
 def step_of(low: float, high: float) -> float:

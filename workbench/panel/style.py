@@ -63,7 +63,7 @@ CSS = """
 .wb-strip { display: block; width: 100%; max-width: 420px; margin-top: 4px }
 .wb-s-thinking { fill: #2b8fd0 } .wb-s-answer { fill: #E69F00 }
 .wb-s-plan { fill-opacity: 0.38 }
-.wb-s-frame { fill: none; stroke: var(--wb-line); stroke-width: 1 }
+.wb-s-frame { fill: none; stroke: var(--jp-border-color1, #bbb); stroke-width: 1 }
 .wb-s-open { fill: none; stroke: var(--wb-soft); stroke-width: 1; stroke-dasharray: 3 2 }
 .wb-s-words { fill: var(--wb-ink) }
 .wb-s-now { stroke: var(--wb-ink); stroke-width: 1.2 } .wb-s-head { fill: var(--wb-ink) }

@@ -42,6 +42,11 @@ class Plan:
     separation_args: Mapping[str, Any] = field(default_factory=dict)
     answerer: str = "policy"
 
+    @classmethod
+    def of(cls, recipe: Any) -> Plan:
+        """What a recipe plans."""
+        return cls(recipe.steps, recipe.separation, recipe.separation_args, recipe.answerer)
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -312,10 +317,18 @@ class Timeline:
         self._draw()
 
     def _draw(self) -> None:
-        run = self._run
+        run = None if self._begins() else self._run
         metrics, events = (None, None) if run is None else (run.metrics, run.events)
         counts = (0, 0) if run is None else (len(metrics), len(events))
         seen = (run, self._plan, self._since, *counts)
         if self._plan is not None and seen != self._seen:
             self._seen = seen
             self.root.value = strip_html(self._plan, metrics, events, self._since)
+
+    def _begins(self) -> bool:
+        """True where the controls plan another run than the one shown, which has done its steps."""
+        run, plan = self._run, self._plan
+        if run is None or plan is None or run.status != "finished":
+            return False
+        over = run.progress["step"] >= plan.steps
+        return over and planned(plan) != planned(Plan.of(run.recipe))
