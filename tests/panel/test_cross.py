@@ -181,3 +181,24 @@ def test_a_damaged_checkpoint_is_a_sentence(toy_recipe, tmp_path):
     (folder / "adapter_model.safetensors").write_bytes(b"\xff" * 64)
     with pytest.raises(WorkbenchError, match="Checkpoint 000002 can't be read"):
         cross.policy_of(toy_recipe, folder)
+
+
+def test_training_comes_out_the_same_with_a_measurement_in_between(toy_recipe, tmp_path):
+    from workbench.runs import train
+
+    measured = []
+
+    def measure_at_three(run, record):
+        if record["step"] == 3:  # the checkpoint of step 2 is there
+            work = threading.Thread(
+                target=lambda: measured.append(cross.measure(run, 2, 1, lambda text: None))
+            )
+            work.start()
+            work.join(60)
+
+    recipe = toy_recipe.replace(steps=5)
+    plain = train(recipe, folder=tmp_path / "plain", blocking=True)
+    beside = train(recipe, folder=tmp_path / "beside", blocking=True, listeners=[measure_at_three])
+    assert measured[0].step == 2
+    kept = [name for name in plain.metrics if not name.startswith("time")]
+    pd.testing.assert_frame_equal(plain.metrics[kept], beside.metrics[kept], check_exact=True)
