@@ -287,7 +287,8 @@ def test_rollouts_are_one_row_a_completion(kept, toy_recipe, trained):
     assert table["prompt_index"].tolist() == [b // 4 for b in range(12)]
     assert table["completion"].tolist() == rollouts.completions
     assert table["advantage"].tolist() == pytest.approx(report.advantages_PG.flatten().tolist())
-    hidden = state.policy.tokenizer.all_special_tokens
+    added = state.policy.tokenizer.added_tokens_decoder.values()
+    hidden = {str(token) for token in added if token.special}
     for row, length in zip(table.itertuples(), rollouts.lengths_B.tolist(), strict=True):
         assert len(row.tokens) == len(row.logprobs) == len(row.entropies) == length
         assert "".join(t for t in row.tokens if t not in hidden) == row.completion
