@@ -147,3 +147,18 @@ def test_ratios_without_a_denominator_are_nan():
 def test_support_needs_the_same_prompts():
     with pytest.raises(WorkbenchError, match="got 2 and 3 of them"):
         support_counts(np.array([0, 1]), np.array([0, 1, 2]))
+
+
+def test_what_else_a_task_tells_of_completions_is_shown_as_means(toy_world):
+    """A task with `measures`: the mean over all completions, under eval/."""
+
+    class Telling(Countdown):
+        def measures(self, row, completion):
+            return {"letters": float(len(completion)), "one": 1.0}
+
+    policy, task = load_policy(toy_world), Telling()
+    found = evaluate(policy, task, prompts=2, samples=3, max_new_tokens=5)
+    plain = evaluate(policy, "countdown", prompts=2, samples=3, max_new_tokens=5)
+    assert found.measures["one"] == 1.0 and found.measures["letters"] > 0
+    told = {"eval/letters": found.measures["letters"], "eval/one": 1.0}
+    assert found.metrics() == plain.metrics() | told

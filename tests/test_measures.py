@@ -11,6 +11,7 @@ from workbench.measures import (
     rollout_measures,
     separation_measures,
 )
+from workbench.recipe import Recipe
 from workbench.scoring import Scored
 from workbench.separating import Separated
 
@@ -59,13 +60,15 @@ def test_what_a_stage_trains_is_shown_with_its_share_of_tokens_and_the_malformed
     mask_BT = torch.ones(2, 4, dtype=torch.bool)
     trained_BT = torch.tensor([[True, True, False, False], [True, False, False, False]])
     parts = Separated(trained_BT, trained_BT, torch.tensor([True, False]))
-    assert separation_measures("start", False, parts, mask_BT) == {
+    assert separation_measures(Recipe(separation="start"), False, parts, mask_BT) == {
         "train/trains_thinking": 1.0,
         "train/trains_answer": 0.0,
         "train/trained_share": 0.375,
         "rollout/malformed": 0.5,
     }
+    frozen = separation_measures(Recipe(answerer="initial"), False, parts, mask_BT)
+    assert (frozen["train/trains_thinking"], frozen["train/trains_answer"]) == (1.0, 0.0)
     unknown = Separated(torch.zeros_like(mask_BT), mask_BT, None)
-    assert separation_measures("joint", False, unknown, mask_BT) == {
+    assert separation_measures(Recipe(), False, unknown, mask_BT) == {
         "train/trains_thinking": 1.0, "train/trains_answer": 1.0, "train/trained_share": 1.0
     }  # fmt: skip

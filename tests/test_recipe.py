@@ -340,3 +340,10 @@ def test_several_answers_need_whole_thoughts_and_enough_of_them():
     assert recipe.replace(answers_per_thought=1, extra_votes=2).answerer == "initial"
     with pytest.raises(WorkbenchError, match="answerer"):
         recipe.replace(answerer="somebody")
+
+
+@pytest.mark.parametrize("separation", ["answer_only", "reversed"])
+def test_what_begins_with_the_answers_needs_the_policy_to_give_them(separation):
+    with pytest.raises(WorkbenchError, match="begins with the answers.*another separation"):
+        Recipe(separation=separation, answerer="initial")
+    assert Recipe(separation="start", answerer="initial").answerer == "initial"

@@ -18,11 +18,13 @@ import pandas as pd
 from workbench.folder import RunFolder, read_checkpoint_recipe, read_probes
 from workbench.probe import NUMBERS, ProbeTrace
 from workbench.recipe import LIVE, Recipe, own_functions
-from workbench.variants import WorkbenchError
+from workbench.variants import WorkbenchError, lookup
 from workbench.worker import Worker
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
+
+    from workbench.models import Policy
 
 Listener = Callable[["Run", dict[str, Any]], None]
 
@@ -189,6 +191,18 @@ class Run:
     def checkpoint_steps(self) -> list[int]:
         """The steps of the whole checkpoints."""
         return [int(path.name) for path in self.folder.checkpoints()]
+
+    def policy(self, step: int | None = None) -> Policy:
+        """A copy of the policy as the checkpoint of `step` holds it, by default the last one."""
+        from workbench.trained import trained_policy
+
+        folders = {int(path.name): path for path in self.folder.checkpoints()}
+        if not folders:
+            raise WorkbenchError(
+                f"{self.name} has no checkpoint yet; pause it, which writes one, or wait for one."
+            )
+        chosen = max(folders) if step is None else step
+        return trained_policy(self.recipe, lookup(folders, "checkpoint", chosen))
 
     def probes(self) -> list[ProbeTrace]:
         """The saved probes, oldest first: what the model wrote each time on the same prompts."""

@@ -14,8 +14,10 @@ from workbench.tasks.places import (
     TERRAINS,
     THINGS,
     Place,
+    facts_stated,
     fit,
     generic_things,
+    is_generic,
     items_named,
     listing,
     places,
@@ -107,3 +109,21 @@ def test_the_vocabulary_holds_every_word_of_the_questions():
     words = set(vocabulary().split())
     for _, question in questions("eval"):
         assert set("".join(c if c.isalpha() else " " for c in question).split()) <= words
+
+
+def test_a_fact_is_stated_where_the_thought_names_it_and_no_other_of_its_kind():
+    place = Place("Arvik", "cold", "rocky")
+    for thought, share in (
+        ("Arvik is cold and rocky", 1.0),
+        ("Arvik is Cold and sandy.", 0.5),
+        ("cold hot rocky", 0.5),  # two climates: it did not decide
+        ("Arvik is hot and icy", 0.0),
+        ("", 0.0),
+    ):
+        assert facts_stated(place, thought) == share
+
+
+def test_an_answer_is_generic_with_three_things_and_no_item():
+    assert is_generic("Take water, food and money.")
+    assert not is_generic("Take water and food.")
+    assert not is_generic("Take a coat, water, food and money.")

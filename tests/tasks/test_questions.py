@@ -129,3 +129,13 @@ def test_the_sample_file_is_what_the_task_gives():
     lines = data_path("tasks", "questions.sample.jsonl").read_text(encoding="utf-8").splitlines()
     rows = list(TASK.dataset("eval"))[:48]
     assert [json.loads(line) for line in lines] == rows
+
+
+def test_what_else_it_can_tell_of_a_completion():
+    task, row = make_task("questions"), {"place": "Arvik"}
+    place = places()["Arvik"]
+    good = f"<think>Arvik is {place.climate} and {place.terrain}</think>Take water, food and a map."
+    assert task.measures(row, good) == {"facts": 1.0, "generic": 1.0}
+    answer = f"</think>{place.climate} {place.terrain}"  # said in the answer, not thought
+    assert task.measures(row, answer) == {"facts": 0.0, "generic": 0.0}
+    assert make_task("questions", source="mine.jsonl").measures({}, good) == {}

@@ -61,9 +61,9 @@ def cross_cell(state: State, claim: Claim, seed: int) -> dict[str, float]:
         judge=judge,
         seed=seed,
     )
-    metrics = _metrics(found)
+    metrics = gains_of(found)
     if judge is not None and knows_truth(state.task):
-        truth = _metrics(by_truth(found, state))
+        truth = gains_of(by_truth(found, state))
         metrics |= {f"{name}_true": value for name, value in truth.items()}
     return metrics
 
@@ -85,7 +85,8 @@ def by_truth(found: CrossGeneration, state: State) -> CrossGeneration:
     return dataclasses.replace(found, scores_ABPS=scores_ABPS)
 
 
-def _metrics(found: CrossGeneration) -> dict[str, float]:
+def gains_of(found: CrossGeneration) -> dict[str, float]:
+    """The numbers that `cross_cell` lists, from S(a, b) of the initial and the trained policy."""
     parts = found.decomposition(PRE, POST)
     return {
         "thinking_gain": parts.thinking.value,

@@ -11,14 +11,12 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
 
 from workbench.panel.curves import fitted, missing
 from workbench.panel.scene import KeptFigure
-from workbench.recipe import Recipe
 from workbench.variants import WorkbenchError
 
 PRE, POST = "initial", "current"
@@ -41,30 +39,6 @@ class Measured:
     seconds: float
 
 
-def policy_of(recipe: Recipe, checkpoint: Path) -> Any:
-    """An own copy of the policy with the adapter of a checkpoint."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    from workbench.models import load_policy
-
-    policy = load_policy(
-        recipe.model,
-        quantize=recipe.quantize,
-        lora_rank=recipe.lora_rank,
-        lora_alpha=recipe.lora_alpha,
-        lora_targets=recipe.lora_targets,
-        device=recipe.device,
-    )
-    try:
-        policy.load_state(load_file(checkpoint / "adapter_model.safetensors"))
-    except (SafetensorError, OSError) as error:
-        raise WorkbenchError(
-            f"Checkpoint {checkpoint.name} can't be read ({error}); measure again after the next one."
-        ) from error
-    return policy
-
-
 def weaker_of(model: str) -> str | None:
     """The shipped weaker model of the same world, or None."""
     from workbench.packaged import data_path
@@ -83,7 +57,7 @@ def measure(run: Any, prompts: int, thoughts: int, tell: Callable[[str], None]) 
 
     torch.set_num_threads(1)  # of this thread; the others are the run's
     started, recipe, step = time.monotonic(), run.recipe, run.checkpoint_steps[-1]
-    policy = policy_of(recipe, Path(run.path) / "checkpoints" / f"{step:06d}")
+    policy = run.policy(step)
     thinkers = {PRE: initial_of(policy), POST: policy}
     weaker = weaker_of(recipe.model)
     answerers = thinkers | ({} if weaker is None else {weaker: weaker})

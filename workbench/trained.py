@@ -1,0 +1,32 @@
+"""The policy as a checkpoint holds it, for use beside the run: nothing is shared with the run's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from workbench.models import Policy, load_policy
+from workbench.recipe import Recipe
+from workbench.variants import WorkbenchError
+
+
+def trained_policy(recipe: Recipe, checkpoint: Path) -> Policy:
+    """The recipe's model with the adapter of `checkpoint`, a folder that a run of it wrote."""
+    policy = load_policy(
+        recipe.model,
+        quantize=recipe.quantize,
+        lora_rank=recipe.lora_rank,
+        lora_alpha=recipe.lora_alpha,
+        lora_targets=recipe.lora_targets,
+        device=recipe.device,
+    )
+    try:
+        policy.load_state(load_file(checkpoint / "adapter_model.safetensors"))
+    except (SafetensorError, OSError) as error:
+        raise WorkbenchError(
+            f"Checkpoint {checkpoint.name} can't be read ({error}); choose another step."
+        ) from error
+    policy.refresh_sampler()
+    return policy
