@@ -26,7 +26,7 @@ from workbench.models import Policy
 from workbench.recipe import Recipe
 from workbench.rollout import evaluating
 from workbench.separation import flat_at, switched
-from workbench.variants import Variant
+from workbench.variants import Variant, name_of
 
 DECAY = 0.9  # of the counts, per step: about the last ten steps matter
 PRIOR = 0.5  # pseudo-successes and pseudo-failures of a group (Jeffreys)
@@ -114,8 +114,7 @@ def remember_groups(memory: Memory, total_PG: Tensor) -> None:
 
 def begin_step(memory: Memory, recipe: Recipe) -> None:
     """Let go of what belongs to choices that have been changed: they land at this step."""
-    name = getattr(recipe.anchor, "__name__", recipe.anchor)  # of a function of the user's
-    held = f"{recipe.beta} {name} {recipe.anchor_args}"
+    held = f"{recipe.beta} {name_of(recipe.anchor)} {recipe.anchor_args}"
     if held != memory.held:
         memory.held, memory.beta_factor = held, 1.0
     if recipe.reference == "fixed":
