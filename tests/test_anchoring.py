@@ -124,6 +124,26 @@ def test_a_penalty_in_the_reward_is_credited_to_the_tokens_before_it(made):
     assert found_BT.abs().max() > 1e-3
 
 
+def test_answers_to_one_thought_are_no_baseline_for_it(policy_of):
+    """They share its tokens: their penalties follow from what it drew, and would bias its credit."""
+    policy = policy_of()
+    rollouts = sample(policy, PROMPTS, group_size=6, max_new_tokens=7, seed=3)
+    recipe = Recipe(anchor="reverse_kl", anchor_args={"estimator": "k1", "place": "reward"}, beta=0.3,
+                    group_size=6, answers_per_thought=2, max_new_tokens=7)  # fmt: skip
+    anchoring = prepare_anchor(
+        recipe, policy, Memory.fresh(6), rollouts, 5, PROMPTS, rollouts.mask_BT
+    )
+    tokens = anchoring.sampled
+    penalty_BT = (tokens.logprobs_BT - tokens.reference_BT) * tokens.mask_BT
+    to_go_BT = penalty_BT.flip(-1).cumsum(-1).flip(-1)
+    for b in range(rollouts.B):
+        thought, first = b // 2, b // 6 * 6
+        others = [o for o in range(first, first + 6) if o // 2 != thought]
+        expected = -0.3 * (to_go_BT[b] - to_go_BT[others].mean(0)) * rollouts.mask_BT[b]
+        torch.testing.assert_close(anchoring.credit()[b], expected)
+    assert anchoring.credit().abs().max() > 1e-3
+
+
 def test_exact_in_the_reward_uses_the_sums_of_every_state(made):
     policy, rollouts = made
     anchoring = anchoring_of(made, "reverse_kl", {"estimator": "exact", "place": "reward"})

@@ -91,15 +91,15 @@ def test_rewards_beyond_0_to_1_say_nothing_of_success_rates():
 
 def test_a_new_anchor_or_beta_starts_from_the_beta_that_was_asked_for():
     memory, recipe = Memory.fresh(2), Recipe(beta=0.1, kl_target=0.02)
-    begin_step(memory, recipe)
+    begin_step(memory, recipe, 1)
     adapt_beta(memory, recipe, 1.0)
-    begin_step(memory, recipe)
+    begin_step(memory, recipe, 1)
     assert effective_beta(recipe, memory) == pytest.approx(0.11)
     for change in ({"beta": 0.3}, {"anchor": "sage"}, {"anchor_args": {"estimator": "k3"}}):
         changed = recipe.replace(**change)
         held = Memory.fresh(2)
         held.load(memory.to_dict(), None)
-        begin_step(held, changed)
+        begin_step(held, changed, 1)
         assert effective_beta(changed, held) == changed.beta
 
 
@@ -176,7 +176,7 @@ def test_a_periodic_reference_becomes_the_policys_copy(policy_of):
     fixed = recipe.replace(reference="fixed")
     move_reference(memory, fixed, policy, step=6)
     assert memory.reference is not None  # until the next step begins
-    begin_step(memory, fixed)
+    begin_step(memory, fixed, 1)
     assert memory.reference is None
 
 
@@ -227,7 +227,7 @@ FLAT = {"separation": "start", "separation_args": {"switch": "flat", "tolerance"
 def test_the_flat_rule_switches_at_the_second_evaluation_in_a_row_that_does_not_rise():
     memory, recipe = Memory.fresh(2), Recipe(**FLAT, cross_samples=1)
     note_post_pre(memory, recipe, 0, 0.30)  # before the first step begins
-    begin_step(memory, recipe)
+    begin_step(memory, recipe, 1)
     for step, score in ((10, 0.40), (20, 0.41), (30, 0.44), (40, 0.20), (50, 0.30), (60, 0.9)):
         assert not second_stage(memory, recipe, step)
         note_post_pre(memory, recipe, step, score)
@@ -262,10 +262,10 @@ def test_a_separation_that_changes_starts_without_scores(change):
         note_post_pre(memory, recipe, step, 0.4)
     held = Memory.fresh(2)
     held.load(json.loads(json.dumps(memory.to_dict())), None)  # as a checkpoint does
-    begin_step(held, recipe.replace(beta=0.1))
+    begin_step(held, recipe.replace(beta=0.1), 40)
     assert held.switched_at == 30 and held.post_pre == memory.post_pre
     changed = recipe.replace(**change)
-    begin_step(held, changed)
+    begin_step(held, changed, 40)
     assert held.switched_at is None and held.post_pre == []
     assert not second_stage(held, changed, 40)
 
@@ -278,3 +278,30 @@ def test_scores_are_kept_only_where_the_rule_asks_for_them():
         assert memory.post_pre == [] and memory.switched_at is None
         late = [second_stage(memory, recipe, step) for step in (5, 6)]
         assert late == [False, fields.get("separation") == "start"]
+
+
+def test_a_switch_that_has_come_is_not_taken_back_by_a_longer_run():
+    """Twice the steps would put a switch by share at step 20, after 15 steps of which five came later."""
+    memory, recipe = Memory.fresh(2), Recipe(separation="start", steps=20)
+    for step in range(1, 16):
+        begin_step(memory, recipe, step)
+        assert second_stage(memory, recipe, step) == (step > 10)
+    longer = recipe.replace(steps=40)
+    for step in (16, 17):
+        begin_step(memory, longer, step)
+        assert second_stage(memory, longer, step)
+    held = Memory.fresh(2)
+    held.load(json.loads(json.dumps(memory.to_dict())), None)
+    begin_step(held, longer, 18)
+    assert second_stage(held, longer, 18)
+    later = longer.replace(separation_args={"share": 0.75})  # asked for anew: it counts from here
+    begin_step(held, later, 18)
+    assert not second_stage(held, later, 18)
+
+
+def test_a_longer_run_puts_off_a_switch_that_is_still_to_come():
+    memory, recipe = Memory.fresh(2), Recipe(separation="start", steps=20)
+    begin_step(memory, recipe, 10)
+    longer = recipe.replace(steps=40)
+    begin_step(memory, longer, 11)
+    assert [second_stage(memory, longer, step) for step in (11, 20, 21)] == [False, False, True]

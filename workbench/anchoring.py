@@ -73,16 +73,20 @@ class Anchoring:
         """What a penalty in the reward adds to each token's advantage, (B, T); None where it acts elsewhere.
 
         Minus beta times the penalties from this token on, less the mean of the same for the group's other
-        completions at this position: they are independent of this one, so nothing is biased.
+        completions at this position: they are independent of this one, so nothing is biased. Answers to the
+        same thought are left out of that mean: they share its tokens.
         """
         if not _asks(self.recipe, "acts_in_reward"):
             return None
         mask_BT = self.sampled.mask_BT
         penalty_BT = self._row(self.sampled).detach() * mask_BT
         to_go_BT = penalty_BT.flip(-1).cumsum(-1).flip(-1)
+        answers = self.recipe.answers_per_thought
         to_go_PGT = to_go_BT.view(self.rollouts.P, self.rollouts.G, -1)
-        others_PGT = to_go_PGT.sum(1, keepdim=True) - to_go_PGT
-        baseline_BT = (others_PGT / max(self.rollouts.G - 1, 1)).view_as(to_go_BT)
+        thought_PKT = to_go_PGT.unflatten(1, (-1, answers)).sum(2)
+        own_PGT = thought_PKT.repeat_interleave(answers, 1)
+        others_PGT = to_go_PGT.sum(1, keepdim=True) - own_PGT
+        baseline_BT = (others_PGT / max(self.rollouts.G - answers, 1)).view_as(to_go_BT)
         return -self.beta * (to_go_BT - baseline_BT) * mask_BT
 
     def pull_to_drawn(self, indices_M: Tensor) -> float:

@@ -4,7 +4,8 @@
       before a step, never from the step's own rewards, so that its gradient stays unbiased.
     - The factor on beta that holds the KL at kl_target.
     - The reference's adapter, where it is not simply the base.
-    - The T_post + A_pre scores seen, from which a separation's "flat" rule takes its switch.
+    - The T_post + A_pre scores seen, from which a separation's "flat" rule takes its switch, and the step
+      after which the switch came, so that a run that is made longer does not take it back.
 
 K successes in a group of G.
 """
@@ -26,7 +27,7 @@ from workbench.models import Policy
 from workbench.recipe import Recipe
 from workbench.rollout import evaluating
 from workbench.separation import flat_at, switched
-from workbench.variants import Variant
+from workbench.variants import Variant, name_of
 
 DECAY = 0.9  # of the counts, per step: about the last ten steps matter
 PRIOR = 0.5  # pseudo-successes and pseudo-failures of a group (Jeffreys)
@@ -44,7 +45,7 @@ class Memory:
     reference: dict[str, Tensor] | None = None  # by the names of Policy.trainable(); None: the base
     separated: str = ""  # the separation that the two below belong to
     post_pre: list[tuple[int, float]] = field(default_factory=list)  # step, T_post + A_pre
-    switched_at: int | None = None  # the step at which that score was found flat
+    switched_at: int | None = None  # the last step of its first stage, once that has ended
 
     @classmethod
     def fresh(cls, group_size: int) -> Memory:
@@ -112,15 +113,16 @@ def remember_groups(memory: Memory, total_PG: Tensor) -> None:
     memory.solved_K = DECAY * memory.solved_K + seen_K
 
 
-def begin_step(memory: Memory, recipe: Recipe) -> None:
-    """Let go of what belongs to choices that have been changed: they land at this step."""
-    name = getattr(recipe.anchor, "__name__", recipe.anchor)  # of a function of the user's
-    held = f"{recipe.beta} {name} {recipe.anchor_args}"
+def begin_step(memory: Memory, recipe: Recipe, step: int) -> None:
+    """Let go of what belongs to choices that have been changed: they land at this step. Note a switch."""
+    held = f"{recipe.beta} {name_of(recipe.anchor)} {recipe.anchor_args}"
     if held != memory.held:
         memory.held, memory.beta_factor = held, 1.0
     if recipe.reference == "fixed":
         memory.reference = None
     _hold_separation(memory, recipe)
+    if memory.switched_at is None and second_stage(memory, recipe, step):
+        memory.switched_at = step - 1
 
 
 def _hold_separation(memory: Memory, recipe: Recipe) -> None:

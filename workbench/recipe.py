@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import yaml
 
 from workbench.anchors import ANCHORS
+from workbench.checks import check
 from workbench.fields import check_setting, setting
 from workbench.objectives import OBJECTIVES
 from workbench.rewards import REWARDS
@@ -24,8 +24,7 @@ from workbench.separation import SEPARATIONS
 from workbench.sharing import code_of, link_of, read_link
 from workbench.surrogates import AGGREGATIONS, SURROGATES
 from workbench.tasks import TASKS, make_task
-from workbench.tasks.base import knows_truth
-from workbench.variants import Variant, WorkbenchError, lookup, unknown
+from workbench.variants import WorkbenchError, lookup, name_of, unknown
 
 TABLES: dict[str, dict[str, Any]] = {
     "task": TASKS,
@@ -181,129 +180,7 @@ class Recipe:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             check_setting(field, getattr(self, field.name), open=field.name in OPEN_KINDS)
-        for kind in (*OPEN_KINDS, "separation"):
-            row = self.variant(kind)
-            if isinstance(row, Variant) and f"{kind}_args" in FIELDS:
-                row.check(str(getattr(self, kind)), getattr(self, f"{kind}_args"))
-        task = make_task(self.task, **self.task_args)
-        self._check_rewards()
-        if "correct" in self.rewards and not knows_truth(task):
-            raise WorkbenchError(
-                f"The task {self.task!r} knows no right answers to these questions, so the reward 'correct' "
-                "can't be measured; give others, such as rewards={'learned': 1.0}."
-            )
-        self._check_range()
-        self._check_sizes()
-        self._check_separation()
-        self._check_thoughts()
-        if self.kl_target and not self.beta:
-            raise WorkbenchError("kl_target moves beta from where it is; give beta more than 0.")
-
-    def _check_rewards(self) -> None:
-        for reward, weight in self.rewards.items():
-            if not callable(reward):
-                lookup(REWARDS, "reward", reward)
-            if isinstance(weight, bool) or not isinstance(weight, (int, float)):
-                raise WorkbenchError(f"rewards[{_name(reward)!r}] is {weight!r}; give a number.")
-            if not math.isfinite(weight):
-                raise WorkbenchError(
-                    f"rewards[{_name(reward)!r}] is {weight!r}; give a finite one."
-                )
-        if not any(self.rewards.values()):
-            raise WorkbenchError("All reward weights are 0; give at least one reward a weight.")
-        for reward, arguments in self.reward_args.items():
-            row = reward if callable(reward) else lookup(REWARDS, "reward", reward)
-            if not isinstance(arguments, dict):
-                raise WorkbenchError(
-                    f"reward_args[{_name(reward)!r}] is {arguments!r}; give a dictionary of name: value."
-                )
-            if isinstance(row, Variant):
-                row.check(str(reward), arguments)
-
-    def _check_range(self) -> None:
-        """Refuse at once what the objective would refuse at the next step; own functions are not known."""
-        row = self.variant("objective")
-        allowed_range = row.range_with(self.objective_args) if isinstance(row, Variant) else None
-        if allowed_range is None:
-            return
-        if self.standardise == "never" and any(map(callable, self.rewards)):
-            return
-        low = high = 0.0
-        for reward, weight in self.rewards.items():
-            ends = sorted(weight * end if weight else 0.0 for end in self._bounds(reward))
-            low, high = low + ends[0], high + ends[1]
-        if low < allowed_range[0] - 1e-6 or high > allowed_range[1] + 1e-6:
-            allowed = f"{allowed_range[0]:g} to {allowed_range[1]:g}".replace("to inf", "upwards")
-            cause = "weights" if self.standardise == "never" else "weights and standardise='group'"
-            remedy = "change the weights" if self.standardise == "never" else "set it to 'never'"
-            raise WorkbenchError(
-                f"Objective {_name(self.objective)!r} takes total rewards from {allowed}, but with these "
-                f"{cause} they go from {low:g} to {high:g}; {remedy} or choose 'rloo'."
-            )
-
-    def _bounds(self, reward: Any) -> tuple[float, float]:
-        """The range of what the reward's weight is multiplied with."""
-        if self.standardise == "group":
-            # The furthest is one completion apart from all others of its group.
-            return -math.sqrt(self.group_size - 1), math.sqrt(self.group_size - 1)
-        return REWARDS[reward].range_with(self.reward_args.get(reward, {})) or (-math.inf, math.inf)
-
-    def _check_sizes(self) -> None:
-        row = self.variant("objective")
-        needed = row.group_needed(self.objective_args) if isinstance(row, Variant) else 1
-        if self.group_size < needed:
-            raise WorkbenchError(
-                f"group_size is {self.group_size}, but objective {_name(self.objective)!r} with these "
-                f"parameters needs at least {needed} completions of each prompt."
-            )
-        if self.standardise == "group" and self.group_size < 2:
-            raise WorkbenchError(
-                f"group_size is {self.group_size}, but standardise='group' compares completions of one "
-                "prompt; give at least 2."
-            )
-        if self.minibatches > self.prompts_per_step:
-            raise WorkbenchError(
-                f"minibatches is {self.minibatches}, but a batch holds {self.prompts_per_step} groups; "
-                "give at most prompts_per_step."
-            )
-
-    def _check_separation(self) -> None:
-        if self.answerer == "initial" and self.separation in ("answer_only", "reversed"):
-            raise WorkbenchError(
-                f"separation {self.separation!r} begins with the answers alone, but with answerer 'initial' "
-                "they are not the policy's to train; choose another separation, or answerer 'policy'."
-            )
-        rule = (self.variant("separation").defaults | self.separation_args).get("switch")
-        if rule == "flat" and not self.cross_samples:
-            raise WorkbenchError(
-                f"separation {self.separation!r} with switch 'flat' watches eval/post_pre, which is not "
-                "measured with cross_samples 0; give cross_samples at least 1, or switch by 'share' or "
-                "'step'."
-            )
-
-    def _check_thoughts(self) -> None:
-        """Several answers to a thought: whole thoughts, enough of them, and nothing that cuts a group."""
-        answers = self.answers_per_thought
-        if answers == 1:
-            return
-        if self.group_size % answers:
-            raise WorkbenchError(
-                f"group_size is {self.group_size} and answers_per_thought {answers}; give a group_size that "
-                "is a multiple of it."
-            )
-        row, thoughts = self.variant("objective"), self.group_size // answers
-        needed = row.group_needed(self.objective_args) if isinstance(row, Variant) else 1
-        if thoughts < needed:
-            raise WorkbenchError(
-                f"group_size {self.group_size} with {answers} answers to each thought holds {thoughts} "
-                f"thoughts, but objective {_name(self.objective)!r} with these parameters compares at least "
-                f"{needed}; give a group_size of {needed * answers} or more, or fewer answers."
-            )
-        if self.extra_votes:
-            raise WorkbenchError(
-                f"extra_votes is {self.extra_votes} and answers_per_thought {answers}, but votes are dropped "
-                "one by one and would tear a thought's answers apart; set one of the two to its default."
-            )
+        check(self)
 
     def variant(self, kind: str) -> Any:
         """The row (or the user's own function) that field `kind` names."""
@@ -315,13 +192,13 @@ class Recipe:
         found = {r: r if callable(r) else REWARDS[r] for r in self.rewards}
         given = {r: arguments for r, arguments in self.reward_args.items() if arguments}
         return {
-            _name(r): functools.partial(f, **given[r]) if r in given else f
+            name_of(r): functools.partial(f, **given[r]) if r in given else f
             for r, f in found.items()
         }
 
     def reward_weights(self) -> dict[str, float]:
         """Reward name -> weight."""
-        return {_name(r): float(weight) for r, weight in self.rewards.items()}
+        return {name_of(r): float(weight) for r, weight in self.rewards.items()}
 
     def make_task(self) -> Any:
         """The task with its parameters."""
@@ -329,7 +206,7 @@ class Recipe:
 
     def title(self) -> str:
         """The run's name, or one made from task and objective."""
-        return self.name or f"{self.task}-{_name(self.objective)}"
+        return self.name or f"{self.task}-{name_of(self.objective)}"
 
     def replace(self, **changes: Any) -> Recipe:
         """A validated copy with some fields changed.
@@ -363,9 +240,9 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Plain values only; a function of your own is written as its name."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        plain = {key: _name(value) if callable(value) else value for key, value in values.items()}
+        plain = {key: name_of(value) if callable(value) else value for key, value in values.items()}
         plain["rewards"] = self.reward_weights()
-        plain["reward_args"] = {_name(r): dict(given) for r, given in self.reward_args.items()}
+        plain["reward_args"] = {name_of(r): dict(given) for r, given in self.reward_args.items()}
         return {
             key: dict(value) if isinstance(value, dict) else value for key, value in plain.items()
         }
@@ -381,7 +258,7 @@ class Recipe:
             )
         for field in values:
             lookup(FIELDS, "recipe field", field)
-        own = {_name(function): function for function in functions}
+        own = {name_of(function): function for function in functions}
         changes = dict(values)
         for kind in OPEN_KINDS:
             changes |= {kind: _find(kind, changes[kind], own)} if kind in changes else {}
@@ -413,7 +290,7 @@ class Recipe:
 
     def to_code(self) -> str:
         """A snippet that runs this recipe."""
-        return code_of(self.changed(), {_name(f) for f in own_functions(vars(self))})
+        return code_of(self.changed(), {name_of(f) for f in own_functions(vars(self))})
 
     def to_link(self) -> str:
         """One short string that holds every choice, the seed included."""
@@ -445,7 +322,3 @@ def _find(kind: str, name: Any, own: Mapping[str, Callable[..., Any]]) -> Any:
             + f" If it is a function of your own, pass it: functions=[{name}]."
         )
     return own[name]
-
-
-def _name(value: Any) -> str:
-    return getattr(value, "__name__", type(value).__name__) if callable(value) else str(value)

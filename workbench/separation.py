@@ -89,15 +89,16 @@ def switched(
     """Whether `step` (from 1, of `steps`) lies in the second stage; `arguments` are a row's, complete.
 
     By "share" the first stage is the first round(share * steps) steps, by "step" the first `step` ones; by
-    "flat" it ends with the step `switched_at`, at whose evaluation the score was found flat. A row without a
-    rule has one stage, which never ends. [D]
+    "flat" it ends with the evaluation at which the score was found flat. Where it has ended already, its
+    last step is `switched_at`, whatever the rule says now. A row without a rule has one stage, which never
+    ends. [D]
     """
     rule = arguments.get("switch")
+    if rule is not None and switched_at is not None:
+        return step > switched_at
     if rule == "share":
         return step > round(arguments["share"] * steps)
-    if rule == "step":
-        return step > arguments["step"]
-    return rule == "flat" and switched_at is not None and step > switched_at
+    return rule == "step" and step > arguments["step"]
 
 
 def flat_at(scores: Sequence[float], tolerance: float) -> int | None:

@@ -157,7 +157,7 @@ def train_step(state: State, recipe: Recipe, *, measure_kl: bool = False) -> Rep
     started = time.perf_counter()
     step = state.step + 1
     chosen = prompt_indices(recipe, step, len(state.rows))
-    begin_step(state.memory, recipe)
+    begin_step(state.memory, recipe, step)
     arguments = objective_arguments(recipe, state.memory)
 
     def draw(indices: list[int], stream: int) -> Scored:

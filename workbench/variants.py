@@ -139,3 +139,8 @@ def lookup(table: dict[str, Any], what: str, name: str) -> Any:
     if name not in table:
         raise WorkbenchError(unknown(what, name, table))
     return table[name]
+
+
+def name_of(value: Any) -> str:
+    """A name of a table as it is; a function of the user's own by its name."""
+    return getattr(value, "__name__", type(value).__name__) if callable(value) else str(value)
