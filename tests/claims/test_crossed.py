@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from workbench.claims import crossed, load, measure
+from workbench.claims import crossed, load
+from workbench.claims import measure as measuring
 from workbench.claims.plan import claim_from
 from workbench.crossing import CrossGeneration
 
@@ -49,8 +50,9 @@ def test_the_same_completions_are_scored_again_by_the_task(found):
     assert again.completions is found.completions
 
 
-def test_a_claim_with_cross_samples_has_them_in_base_and_cells(toy_world, tmp_path):
-    claim = claim_from(
+@pytest.fixture
+def toy_claim(toy_world):
+    return claim_from(
         "toy",
         {
             "recipe": {
@@ -64,7 +66,23 @@ def test_a_claim_with_cross_samples_has_them_in_base_and_cells(toy_world, tmp_pa
             "curve_every": 1,
         },
     )  # fmt: skip
-    result = load(measure.measure(claim, out=tmp_path, say=lambda text: None))
+
+
+def test_what_a_learned_judge_says_is_told_with_the_truth_beside_it(toy_claim, monkeypatch):
+    judge = lambda rows, messages, texts: [1.0 + len(text) for text in texts]  # noqa: E731
+    monkeypatch.setattr(crossed, "judge_of", lambda recipe, task: judge)
+    with measuring.loaded(toy_claim.base_recipe()) as state:
+        found = crossed.post_pre_metrics(state, toy_claim, 7)
+        cell = crossed.cross_cell(state, toy_claim, 7)
+    assert set(found) == {"post_post", "post_pre", "post_post_true", "post_pre_true"}
+    assert found["post_post"] > found["post_post_true"]
+    gains = {"thinking_gain", "answer_gain", "interaction", "win_post_pre", "other_post"}
+    assert set(cell) == gains | {f"{name}_true" for name in gains}
+    assert cell["thinking_gain"] == 0 and cell["win_post_pre"] == 0.5  # untrained: no gain
+
+
+def test_a_claim_with_cross_samples_has_them_in_base_and_cells(toy_claim, tmp_path):
+    result = load(measuring.measure(toy_claim, out=tmp_path, say=lambda text: None))
     base = result["base"]["cells"][0]["metrics"]
     cell = result["arms"]["plain"]["cells"][0]
     assert base["post_pre"] == base["post_post"]  # the base is its own initial policy

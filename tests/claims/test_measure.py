@@ -11,6 +11,7 @@ import yaml
 
 from workbench import cli, runs
 from workbench.claims import load, measure, results
+from workbench.claims.crossed import cross_cell, post_pre_metrics
 from workbench.claims.plan import Geometry, claim_from
 from workbench.folder import read_probes
 from workbench.phase import table
@@ -339,12 +340,13 @@ def test_support_is_counted_at_every_threshold(claim):
     class Evaluated:
         pass_at: ClassVar = {1: 0.5, 4: 1.0}
         entropy = length = truncated = 0.0
+        measures: ClassVar = {"facts": 0.25}
         successes_P = np.array([3, 1, 0])
 
     found = measure.evaluation_metrics(Evaluated, claim, np.array([2, 3, 0]))
     assert [found[name] for name in results.SUPPORT] == [2, 0, 0, 1]
     assert [found[f"{name}>2"] for name in results.SUPPORT] == [0, 1, 1, 1]
-    assert found["nscr>2"] == 0.0
+    assert found["nscr>2"] == 0.0 and found["facts"] == 0.25
 
 
 def test_training_metrics_are_means_of_the_right_steps():
@@ -437,7 +439,6 @@ def test_a_claim_with_cross_samples_measures_base_and_cells(crossed, tmp_path, m
     found = load(path)
     for cell in (found["base"], *found["base"]["cells"]):
         assert cell["metrics"]["post_post"] == cell["metrics"]["post_pre"] > 0
-        assert "reward_eval" not in cell["metrics"]  # the task judges
     for arm in found["arms"].values():
         for cell in arm["cells"]:
             assert {"post_post", "post_pre"} <= set(cell["metrics"])
@@ -450,18 +451,9 @@ def test_a_claim_with_cross_samples_measures_base_and_cells(crossed, tmp_path, m
     assert found["base"]["settings"]["cross_samples"] == 3
 
 
-def test_a_learned_judge_s_mean_is_told_and_the_truth_beside_it(crossed, monkeypatch):
-    judge = lambda rows, messages, texts: [1.0 + len(text) for text in texts]  # noqa: E731
-    monkeypatch.setattr(measure, "judge_of", lambda recipe, task: judge)
-    with measure.loaded(crossed.base_recipe()) as state:
-        found = measure.cross_metrics(state, crossed, 7)
-    assert set(found) == {"post_post", "post_pre", "post_post_true", "post_pre_true", "reward_eval"}
-    assert found["reward_eval"] == found["post_post"] > found["post_post_true"]
-
-
 def test_claims_without_cross_samples_are_as_they_were(claim, crossed, tmp_path):
     assert "cross_samples" not in claim.base_settings()
-    assert not measure.cross_metrics(None, claim, 0)
+    assert not post_pre_metrics(None, claim, 0) and not cross_cell(None, claim, 0)
     assert crossed.smoke().base_recipe().cross_samples == 2
     with pytest.raises(WorkbenchError, match="which all arms share"):
         claim_from("toy", {"arms": {"a": {"cross_samples": 1}}})

@@ -175,14 +175,6 @@ def test_a_measurement_leaves_the_run_as_it_is(toy_recipe, tmp_path):
     assert "thinking gain" in cross.words_html(found) and found.figure().data
 
 
-def test_a_damaged_checkpoint_is_a_sentence(toy_recipe, tmp_path):
-    folder = tmp_path / "000002"
-    folder.mkdir()
-    (folder / "adapter_model.safetensors").write_bytes(b"\xff" * 64)
-    with pytest.raises(WorkbenchError, match="Checkpoint 000002 can't be read"):
-        cross.policy_of(toy_recipe, folder)
-
-
 def test_training_comes_out_the_same_with_a_measurement_in_between(toy_recipe, tmp_path):
     from workbench.runs import train
 
