@@ -97,3 +97,12 @@ def test_what_begins_with_the_answers_needs_the_policy_to_give_them(separation):
     with pytest.raises(WorkbenchError, match="begins with the answers.*another separation"):
         Recipe(separation=separation, answerer="initial")
     assert Recipe(separation="start", answerer="initial").answerer == "initial"
+
+
+def test_crossing_needs_somebody_to_judge(tmp_path):
+    source = tmp_path / "asked.jsonl"
+    source.write_text("".join(f'{{"question": "{n}?"}}\n' for n in range(9)))
+    fields = {"task": "questions", "task_args": {"source": str(source)}, "cross_samples": 1}
+    with pytest.raises(WorkbenchError, match="'questions' knows no right answers to judge by"):
+        Recipe(**fields, rewards={"length": 1.0, "learned": 0.0})
+    assert Recipe(**fields, rewards={"learned": 1.0}).cross_samples == 1

@@ -1,5 +1,7 @@
 """From prompts to advantages: what is weighed, what is handed on, what is refused."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -16,7 +18,7 @@ from workbench.scoring import (
     weighted_sum,
 )
 from workbench.tasks import make_task
-from workbench.variants import WorkbenchError
+from workbench.variants import Variant, WorkbenchError
 
 
 def test_the_total_is_the_weighted_sum_and_weight_0_stays_out():
@@ -123,6 +125,21 @@ def test_differential_smoothing_gets_the_mean_log_prob_of_each_rollout(policy_of
     expected = OBJECTIVES["differential_smoothing"](batch.total_PG, mean_logprobs_PG=mean_PG)
     torch.testing.assert_close(batch.advantages_PG, expected)
     assert mean_PG.std() > 0.01
+
+
+def test_the_mean_log_prob_is_of_the_policys_own_tokens(policy_of):
+    seen = {}
+
+    def spy(rewards_PG, *, mean_logprobs_PG):
+        seen["mean"] = mean_logprobs_PG
+        return rewards_PG
+
+    row = Variant(spy, formula="", source="", needs=("mean_logprobs_PG",))
+    logprobs_BT = torch.tensor([[-1.0, -2.0, -9.0], [-3.0, -9.0, 0.0]])
+    sampled_BT = torch.tensor([[True, True, False], [True, False, False]])
+    rollouts = SimpleNamespace(logprobs_BT=logprobs_BT, sampled_BT=sampled_BT)
+    advantages(Recipe(objective=row), {}, rollouts, torch.zeros(1, 2))
+    assert seen["mean"].tolist() == [[-1.5, -3.0]]
 
 
 def misshapen(rewards_PG):

@@ -598,3 +598,13 @@ def test_rollout_files_say_which_tokens_are_thinking_and_which_are_trained(toy, 
     assert [sum(row) for row in table["thinking"]] == list(THOUGHTS) * 3
     assert table["trained"][0] == [False] * 7 + [True] * 2
     assert table["trained"][3] == [True] * 4
+
+
+def test_beside_the_initial_answerer_not_even_a_references_answers_are_trained(policy_of):
+    """An anchor on the reference's own completions would train the answers all the same."""
+    policy = policy_of()
+    drawn = written(policy, ask(1), TEXTS)
+    for name in ("joint", "start", "thinking_only"):
+        recipe = Recipe(answerer="initial", separation=name)
+        parts = separate(policy, recipe, drawn, late=True)
+        assert torch.equal(parts.trained_BT, parts.thinking_BT), name

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from workbench.folder import RunFolder, read_probes
+from workbench.recipe import own_functions
 from workbench.runs import attach, train
 from workbench.variants import WorkbenchError
 from workbench.worker import describe, sentence
@@ -194,3 +195,20 @@ def test_crossing_can_be_turned_on_in_the_middle(toy_recipe, tmp_path):
 
     run = train(toy_recipe, folder=tmp_path / "a", listeners=[change], blocking=True)
     assert run.metrics["eval/post_pre"].dropna().index.tolist() == [3, 6]
+
+
+def test_a_run_killed_before_its_first_checkpoint_remembers_the_bases_score(toy_recipe, tmp_path):
+    flat = {"separation": "start", "separation_args": {"switch": "flat", "tolerance": 1.0}}
+    recipe = toy_recipe.replace(**flat, cross_samples=1, eval_every=1, steps=3)
+    whole = train(recipe, folder=tmp_path / "a", blocking=True)
+    late = whole.metrics["train/trains_answer"].dropna().tolist()
+    assert late == [0.0, 0.0, 1.0]  # flat after steps 1 and 2: above the base by less than 1
+    killed = tmp_path / "b"
+    shutil.copytree(tmp_path / "a", killed)
+    shutil.rmtree(killed / "checkpoints")
+    records = (killed / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (killed / "metrics.jsonl").write_text(records[0])
+    again = attach(killed, functions=own_functions(vars(recipe)))
+    again.resume()
+    again.wait()
+    assert again.metrics["train/trains_answer"].dropna().tolist() == late

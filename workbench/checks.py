@@ -22,6 +22,11 @@ def check(recipe: Recipe) -> None:
     _check_sizes(recipe)
     _check_separation(recipe)
     _check_thoughts(recipe)
+    if recipe.cross_samples and not truth and not recipe.rewards.get("learned"):
+        raise WorkbenchError(
+            f"cross_samples is {recipe.cross_samples}, but the task {recipe.task!r} knows no right answers "
+            "to judge by; train on the reward 'learned', or set cross_samples to 0."
+        )
     if recipe.kl_target and not recipe.beta:
         raise WorkbenchError("kl_target moves beta from where it is; give beta more than 0.")
 

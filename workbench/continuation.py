@@ -286,7 +286,8 @@ def _close_id(policy: Policy) -> int:
     if found is None:
         raise WorkbenchError(
             f"{CLOSE} is not one token of {policy.name!r}, so where its thinking ends can't be seen while "
-            'sampling; choose a model that thinks in tags, or answerer="policy" and answers_per_thought=1.'
+            "sampling; choose a model that thinks in tags, or leave out what needs it: answerer 'initial', "
+            "answers_per_thought above 1, cross_samples."
         )
     return found
 

@@ -143,7 +143,8 @@ def advantages(
     row = recipe.variant("objective")
     wanted = {}
     if "mean_logprobs_PG" in getattr(row, "needs", ()):
-        mean_B = rollouts.logprobs_BT.sum(1) / rollouts.lengths_B
+        own_BT = rollouts.sampled_BT  # not what the initial model answered
+        mean_B = (rollouts.logprobs_BT * own_BT).sum(1) / own_BT.sum(1)
         wanted["mean_logprobs_PG"] = mean_B.view(total_PG.shape)
 
     def objective(rewards_PG: Tensor, **further: Tensor) -> Tensor:

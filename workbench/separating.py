@@ -59,4 +59,6 @@ def separate(policy: Policy, recipe: Recipe, rollouts: Rollouts, late: bool) -> 
     trained_BT = recipe.variant("separation")(thinking_BT, mask_BT & ~thinking_BT, late)
     malformed_B = malformed_rows(rollouts, end_id)
     trained_BT = (trained_BT | (thinking_BT & malformed_B[:, None])) & rollouts.sampled_BT
+    if recipe.answerer == "initial":  # of a reference's own completions the answers neither
+        trained_BT = trained_BT & thinking_BT
     return Separated(thinking_BT, trained_BT, malformed_B)

@@ -148,6 +148,8 @@ class Worker:
         if not self.records:
             probed = self._probe(state) if self.recipe.probe_every else {}
             self._record({"step": 0, **self._evaluate(state), **probed})
+        elif not checkpoints and "eval/post_pre" in self.records[0]:  # measured by a killed run
+            note_post_pre(state.memory, self.recipe, 0, self.records[0]["eval/post_pre"])
         return state
 
     def _known_functions(self) -> tuple[Callable[..., Any], ...]:

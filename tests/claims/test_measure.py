@@ -457,3 +457,13 @@ def test_claims_without_cross_samples_are_as_they_were(claim, crossed, tmp_path)
     assert crossed.smoke().base_recipe().cross_samples == 2
     with pytest.raises(WorkbenchError, match="which all arms share"):
         claim_from("toy", {"arms": {"a": {"cross_samples": 1}}})
+
+
+def test_a_claim_on_a_task_without_right_answers_is_refused_before_any_work(values, tmp_path):
+    source = tmp_path / "asked.jsonl"
+    source.write_text("".join(f'{{"question": "{n}?"}}\n' for n in range(9)))
+    values["recipe"] |= {
+        "task": "questions", "task_args": {"source": str(source)}, "rewards": {"length": 1.0},
+    }  # fmt: skip
+    with pytest.raises(WorkbenchError, match="Claim toy can't be measured.*'questions' knows no"):
+        measure.measure(claim_from("toy", values), out=tmp_path / "out", say=quiet)

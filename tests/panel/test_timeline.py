@@ -91,6 +91,8 @@ def test_a_flat_switch_is_open_until_it_has_come():
     plan = Plan(100, "start", {"switch": "flat"})
     assert planned(plan, 20) == [Stage(21, 100, THINKING, BOTH)]
     assert planned(plan, 20, turned=True) == [Stage(21, 100, BOTH)]
+    made_longer = Plan(100, "start")  # after its switch, which is not taken back
+    assert planned(made_longer, 20, turned=True) == [Stage(21, 100, BOTH)]
     assert planned(plan, 100) == []
     before = trained((THINKING, 20))
     assert FLAT in strip_html(plan, before)

@@ -45,6 +45,7 @@ def recorded(lengths, group=2, **series):
         P=len(lengths) // group,
         G=group,
         mask_BT=mask_BT,
+        sampled_BT=mask_BT,
         lengths_B=mask_BT.sum(1),
         max_new_tokens=10,
         **found,
@@ -94,6 +95,13 @@ def test_entropies_are_summed_or_averaged_over_the_completions_own_tokens():
     made = recorded([3, 1], entropies=[[1.0, 2.0, 0.5], [2.0, 0.0, 0.0]])
     assert ent(made, None).tolist() == [[-3.5, -2.0]]
     torch.testing.assert_close(avg_ent(made, None), torch.tensor([[-3.5 / 3, -2.0]]))
+
+
+def test_what_the_initial_model_answered_says_nothing_of_the_policys_certainty():
+    rollouts = recorded([3, 2], entropies=[[0.1, 0.2, 5.0], [0.5, 5.0, 0.0]])
+    rollouts.sampled_BT = torch.tensor([[True, True, False], [True, False, False]])
+    torch.testing.assert_close(ent(rollouts, None), torch.tensor([[-0.3, -0.5]]))
+    torch.testing.assert_close(avg_ent(rollouts, None), torch.tensor([[-0.15, -0.5]]))
 
 
 def test_renyi_entropy_has_the_orders_that_were_recorded():

@@ -36,6 +36,7 @@ from workbench.folder import probe_table, write_parquet
 from workbench.phase import table
 from workbench.probe import ProbeTrace
 from workbench.recipe import Recipe
+from workbench.tasks.base import knows_truth
 from workbench.tracing import trace
 from workbench.trainer import NonFiniteError, State, prepare, train_step
 from workbench.variants import WorkbenchError
@@ -77,6 +78,11 @@ def measure(
     claim = claim.smoke() if smoke else claim
     chosen = list(arms) or list(claim.arms)
     recipes = {arm: claim.recipe_of(arm) for arm in chosen}  # a wrong one is told before any work
+    if not knows_truth(claim.base_recipe().make_task()):
+        raise WorkbenchError(
+            f"Claim {claim.name} can't be measured: its task {claim.base_recipe().task!r} knows no right "
+            "answers, and every cell has its pass@k; choose a task that does."
+        )
     path = _folder(out, smoke) / f"{claim.name}.json"
     given = tuple(seeds)
     wanted = given or tuple(dict.fromkeys(seed for arm in chosen for seed in claim.seeds_of(arm)))

@@ -72,12 +72,14 @@ def parts_of(plan: Plan, after: bool) -> Gets:
 
 
 def planned(plan: Plan, start: int = 0, turned: bool = False) -> list[Stage]:
-    """The stages of the steps after `start`; `turned`: the score has been flat already."""
+    """The stages of the steps after `start`; `turned`: the switch has come already."""
     before, after = parts_of(plan, False), parts_of(plan, True)
     arguments = SEPARATIONS[plan.separation].defaults | plan.separation_args
+    whole = (start + 1, plan.steps)
+    if turned and before != after:
+        return _stages((*whole, after))
     if arguments.get("switch") == "flat" and before != after:
-        whole = (start + 1, plan.steps)
-        return _stages((*whole, after)) if turned else _stages((*whole, before, after))
+        return _stages((*whole, before, after))
     at = start + bisect.bisect_left(
         range(start + 1, plan.steps + 1),
         True,
@@ -117,7 +119,7 @@ def changes(events: pd.DataFrame | None) -> list[int]:
 
 
 def turned(plan: Plan, past: Sequence[Stage], since: int) -> bool:
-    """True once a run whose score decides has gone over to the later parts; `since`: its first step."""
+    """True once a run has gone over to the later parts of what it trains since step `since`."""
     return bool(past) and past[-1].last >= since and past[-1].gets == parts_of(plan, True)
 
 

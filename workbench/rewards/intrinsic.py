@@ -2,7 +2,9 @@
 
 T is a completion's number of tokens, its end token included; p_t is the policy's whole next-token
 distribution while sampling, at temperature 1 and in fp32 whatever the sampling settings, and H(p_t) its
-entropy in nats. None of the rows but `incorrect_majority` looks at what is right.
+entropy in nats. Answers of the initial model (`answerer`) are left out: they say nothing of the policy's
+certainty, so T and the sums are over the policy's own tokens. None of the rows but `incorrect_majority`
+looks at what is right.
 
 The first four are those of arXiv 2603.16578, whose full text and code were not at hand: names and
 directions are from summaries of it [B], the formulas are reconstructed [D]. Its length penalty, -T, is the
@@ -181,12 +183,12 @@ def majority(numbers: Sequence[int]) -> int | None:
 
 
 def _summed(rollouts: Rollouts, series_BT: Tensor) -> Tensor:
-    """Sum over the generated tokens, (P, G)."""
-    return (series_BT * rollouts.mask_BT).sum(1).view(rollouts.P, rollouts.G)
+    """Sum over the policy's own tokens, (P, G)."""
+    return (series_BT * rollouts.sampled_BT).sum(1).view(rollouts.P, rollouts.G)
 
 
 def _lengths(rollouts: Rollouts) -> Tensor:
-    return rollouts.lengths_B.view(rollouts.P, rollouts.G)
+    return rollouts.sampled_BT.sum(1).view(rollouts.P, rollouts.G)
 
 
 # ------------------------------------------------------------------ the rows
