@@ -143,7 +143,7 @@ def test_post_pre_has_its_line_its_companions_and_its_interval():
     np.testing.assert_allclose(data["post/post_pre"].y, [0.5, 0.6, 0.7], rtol=1e-6)
     np.testing.assert_allclose(data["post/post_post"].y, [0.7, 0.8, 0.9], rtol=1e-6)
     assert data["post/band"].x.tolist() == [0, 10, 20, 20, 10, 0]
-    assert data["post/post_pre_true"].name == "T_post + A_pre, true"
+    assert data["post/post_pre_true"].name == "A_pre, true"
     assert series.extras([data]) == {"post"} and data["mark/post"].visible
     plain = series.trace_data("a", make_cross(true=False), make_events())
     assert plain["post/post_pre"].visible and not plain["post/post_pre_true"].visible

@@ -56,10 +56,10 @@ EXTRA = tuple(subplot for subplot in SUBPLOTS if subplot.row in ASKS)
 # Trace -> its name: the score of the policy's thoughts with the answers of either, as the reward judges it
 # and as the task knows it.
 POST = {
-    "post_pre": "T_post + A_pre",
-    "post_post": "T_post + A_post",
-    "post_pre_true": "T_post + A_pre, true",
-    "post_post_true": "T_post + A_post, true",
+    "post_pre": "A_pre",
+    "post_post": "A_post",
+    "post_pre_true": "A_pre, true",
+    "post_post_true": "A_post, true",
 }
 STEP_SUBPLOTS = tuple(subplot for subplot in SUBPLOTS if subplot.key != "k")
 

@@ -52,6 +52,7 @@ CSS = """
 .wb-table td, .wb-table th { padding: 3px 8px 3px 0; vertical-align: top; white-space: nowrap }
 .wb-table td.wb-long, .wb-table td.wb-answer { white-space: normal; overflow-wrap: anywhere }
 .wb-table td.wb-long { min-width: 150px; width: 60% }
+.wb-table td.wb-answer { min-width: 104px }
 .wb-row1 td { background: color-mix(in srgb, var(--wb-back) 55%, transparent) }
 .wb-text { font-family: var(--jp-code-font-family, monospace); font-size: 12px;
   white-space: pre-wrap; unicode-bidi: isolate; overflow-wrap: anywhere }
