@@ -11,6 +11,7 @@ from workbench.rollout import sample
 from workbench.scoring import (
     Scored,
     advantages,
+    check_judge,
     lowest_where,
     score,
     standardised,
@@ -252,3 +253,13 @@ def test_malformed_completions_get_the_lowest_total_where_parts_are_trained_apar
     assert joint.total_PG.tolist() == [[40.0, 41.0, 42.0]] * 2
     assert apart.total_PG.tolist() == [[40.0] * 3] * 2
     assert torch.equal(joint.rewards["seen"], apart.rewards["seen"])
+
+
+def test_a_reward_model_that_is_not_there_is_refused_before_a_step():
+    recipe = Recipe(rewards={"learned": 1.0})
+    check_judge(recipe)
+    check_judge(recipe.replace(reward_args={"learned": {"reward_model": "owner/name"}}))
+    wrong = recipe.replace(reward_args={"learned": {"reward_model": "reward-shortcutt"}})
+    with pytest.raises(WorkbenchError, match="Did you mean 'reward-shortcut'"):
+        check_judge(wrong)
+    check_judge(wrong.replace(rewards={"correct": 1.0}))

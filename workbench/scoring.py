@@ -12,9 +12,10 @@ from torch import Tensor
 from workbench.continuation import answer, think
 from workbench.models import Policy
 from workbench.recipe import Recipe
-from workbench.rewards import compute
+from workbench.rewards import REWARDS, compute
 from workbench.rollout import Rollouts, sample
 from workbench.separating import malformed_rows, thought_end
+from workbench.sources import JUDGE, find_model
 from workbench.thought_advantages import split_advantages
 from workbench.variants import WorkbenchError
 
@@ -98,6 +99,13 @@ def draw(
         return found
     initial = recipe.answerer == "initial"
     return answer(policy, found, per_thought=answers, initial=initial, seed=seed, **settings)
+
+
+def check_judge(recipe: Recipe) -> None:
+    """Refuse the name of a reward model that is not there, before a step asks it."""
+    if "learned" in recipe.rewards:
+        arguments = REWARDS["learned"].defaults | recipe.reward_args.get("learned", {})
+        find_model(arguments["reward_model"], JUDGE)
 
 
 def total_reward(recipe: Recipe, rewards: dict[str, Tensor], truncated_B: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ from workbench.models import Policy, load_policy
 from workbench.recipe import Recipe
 from workbench.refill import refilled
 from workbench.rollout import Rollouts, read
-from workbench.scoring import Scored, score
+from workbench.scoring import Scored, check_judge, score
 from workbench.seeds import (
     REFILL,
     SAMPLING,
@@ -119,6 +119,7 @@ def prepare(recipe: Recipe) -> State:
         device=recipe.device,
         seed=recipe.seed,
     )
+    check_judge(recipe)
     thought_end(policy, recipe)  # refuses a separation that the tokenizer can't carry out
     task = recipe.make_task()
     held_out = task.dataset("eval")

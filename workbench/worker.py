@@ -22,6 +22,7 @@ from workbench.evaluation import evaluate
 from workbench.folder import RunFolder, read_checkpoint_recipe, restore
 from workbench.memory import note_post_pre
 from workbench.recipe import Recipe, own_functions
+from workbench.scoring import check_judge
 from workbench.tracing import trace
 from workbench.trainer import NonFiniteError, State, prepare, train_step
 from workbench.variants import WorkbenchError
@@ -81,7 +82,9 @@ class Worker:
     def change(self, fields: dict[str, Any]) -> None:
         """Ask for live fields to change at the next step; raises at once on a wrong value."""
         with self._lock:
-            self._changes = self.recipe.stack(self._changes, fields)
+            changes = self.recipe.stack(self._changes, fields)
+            check_judge(self.recipe.replace(**changes))
+            self._changes = changes
             self._lock.notify_all()
 
     def wanted_recipe(self) -> Recipe:
