@@ -183,7 +183,7 @@ def advantages_of_every_objective(rollouts):
         recipe = Recipe(objective=name, objective_args=arguments, group_size=size)
         group = rollouts.select(range(number * size, (number + 1) * size))
         known = row.defaults | arguments
-        yield scoring.advantages(recipe, known, group, reward_PG)
+        yield scoring.advantages(recipe, known, group, reward_PG)[0]
 
 
 @pytest.mark.parametrize(("separation", "late"), STAGES)
@@ -205,8 +205,9 @@ def test_masked_positions_get_exactly_no_gradient(policy_of, monkeypatch, separa
     parts = separate(policy, plain, rollouts, late)
     drawn_parts = separate(policy, plain, drawn, late)
     report = Report(
-        1, {}, rollouts, {}, advantages_PG, advantages_PG, parts.thinking_BT, parts.trained_BT
-    )
+        1, {}, rollouts, {}, advantages_PG, advantages_PG, advantages_PG,
+        parts.thinking_BT, parts.trained_BT,
+    )  # fmt: skip
     state = SimpleNamespace(policy=policy, memory=Memory.fresh(4), optimizer=SimpleNamespace(param_groups=[]),
                             task=SimpleNamespace(messages=lambda row: ask(1)[0]))  # fmt: skip
     leaves, prepared = Leaves(policy, rollouts, drawn), {}
@@ -261,8 +262,9 @@ def test_what_was_recorded_of_masked_tokens_changes_nothing(policy_of, monkeypat
     def gradient(recipe, logprobs_BT):
         batch = dataclasses.replace(rollouts, logprobs_BT=logprobs_BT)
         report = Report(
-            1, {}, batch, {}, advantages_PG, advantages_PG, parts.thinking_BT, parts.trained_BT
-        )
+            1, {}, batch, {}, advantages_PG, advantages_PG, advantages_PG,
+            parts.thinking_BT, parts.trained_BT,
+        )  # fmt: skip
         for _, parameter in policy.trainable():
             parameter.grad = None
         trainer.update(state, recipe, report, batch)

@@ -1,7 +1,8 @@
 """The algorithm: one step of reinforcement learning with verifiable rewards, top to bottom.
 
     1. Take the next P prompts of a seeded permutation of the training split.
-    2. Sample G completions of each (`rollout.sample`), recording log-probs and entropies on the way.
+    2. Sample G completions of each (`rollout.sample`; thought and answers apart in `continuation`, where
+       the recipe asks for it), recording log-probs and entropies on the way.
     3. Score every completion with every reward; the weighted sum is the reward that counts.
        A weight of 0 measures without training. Malformed ones may get their group's lowest (`separating`).
     4. Turn each group's rewards into advantages (`objectives`).
