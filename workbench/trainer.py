@@ -278,8 +278,7 @@ def backward(
         loss = (loss_BT * weights_BT[indices, :width])[mask_BT].sum()
         loss.backward()
         sums["loss"] += float(loss.detach())
-        own_BT = mask_BT & rollouts.sampled_BT[indices, :width]
-        difference = (new_BT.detach() - old_BT)[own_BT]
+        difference = (new_BT.detach() - old_BT)[mask_BT]
         gap += float((difference.exp() - 1).abs().sum())
         mismatch += float(difference.abs().sum())
         tokens += len(difference)
