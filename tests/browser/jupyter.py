@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import socket
@@ -13,6 +14,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+ARTIFACTS = Path(__file__).parents[1] / "artifacts"
 FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
@@ -28,6 +30,30 @@ def chromium() -> str | None:
     """The installed Chromium, or None."""
     names = ("chromium", "chromium-browser", "google-chrome")
     return next(filter(None, map(shutil.which, names)), None)
+
+
+@contextlib.contextmanager
+def opened(folder: Path, *cells: str, more: Sequence[str] = ()) -> Iterator[Notebook]:
+    """A new notebook of these code cells below `folder`, opened by a fresh JupyterLab."""
+    work, settings = folder / "work", folder / "settings"
+    work.mkdir()
+    settings.mkdir()
+    common = {"cell_type": "code", "execution_count": None, "metadata": {}, "outputs": []}
+    written = [{**common, "id": f"c{i}", "source": text} for i, text in enumerate(cells)]
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    book = {
+        "cells": written,
+        "metadata": {"kernelspec": kernel},
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
+    (work / "test.ipynb").write_text(json.dumps(book))
+    ARTIFACTS.mkdir(exist_ok=True)
+    server = lab(work, settings, HF_HUB_OFFLINE="1")
+    with server as address, browser_page(more=more) as page:
+        notebook = Notebook(page, address, "test.ipynb")
+        notebook.open()
+        yield notebook
 
 
 @contextlib.contextmanager

@@ -1,13 +1,9 @@
 """The geometry tab in a real JupyterLab: a run that leaves the envelope, and the way back."""
 
-import json
-from pathlib import Path
-
 import pytest
 
-from .jupyter import WEBGL, Notebook, browser_page, chromium, lab, wait_until
+from .jupyter import ARTIFACTS, WEBGL, chromium, opened, wait_until
 
-ARTIFACTS = Path(__file__).parents[1] / "artifacts"
 CELLS = (
     "import workbench as wb\n"
     "good = wb.train(wb.Recipe(\n"
@@ -36,19 +32,7 @@ pytestmark = [
 @pytest.fixture
 def notebook(tmp_path):
     """A notebook of CELLS, opened by a fresh JupyterLab."""
-    work, settings = tmp_path / "work", tmp_path / "settings"
-    work.mkdir()
-    settings.mkdir()
-    common = {"cell_type": "code", "execution_count": None, "metadata": {}, "outputs": []}
-    cells = [{**common, "id": f"c{i}", "source": text} for i, text in enumerate(CELLS)]
-    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    book = {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
-    (work / "paths.ipynb").write_text(json.dumps(book))
-    ARTIFACTS.mkdir(exist_ok=True)
-    server, page = lab(work, settings, HF_HUB_OFFLINE="1"), browser_page(more=WEBGL)
-    with server as address, page as page:
-        notebook = Notebook(page, address, "paths.ipynb")
-        notebook.open()
+    with opened(tmp_path, *CELLS, more=WEBGL) as notebook:
         yield notebook
 
 

@@ -1,13 +1,11 @@
 """An objective drawn by hand in a real JupyterLab, and the run that trains with it."""
 
 import json
-from pathlib import Path
 
 import pytest
 
-from .jupyter import Notebook, browser_page, chromium, lab, wait_until
+from .jupyter import ARTIFACTS, chromium, opened, wait_until
 
-ARTIFACTS = Path(__file__).parents[1] / "artifacts"
 CELLS = (
     "import workbench as wb\n"
     "recipe = wb.Recipe(objective='bernstein', steps=5000, prompts_per_step=4, eval_prompts=4,\n"
@@ -26,18 +24,7 @@ pytestmark = [
 @pytest.fixture
 def notebook(tmp_path):
     """A notebook of CELLS, opened by a fresh JupyterLab."""
-    work, settings = tmp_path / "work", tmp_path / "settings"
-    work.mkdir()
-    settings.mkdir()
-    common = {"cell_type": "code", "execution_count": None, "metadata": {}, "outputs": []}
-    cells = [{**common, "id": f"c{i}", "source": text} for i, text in enumerate(CELLS)]
-    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    book = {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
-    (work / "drawn.ipynb").write_text(json.dumps(book))
-    ARTIFACTS.mkdir(exist_ok=True)
-    with lab(work, settings, HF_HUB_OFFLINE="1") as address, browser_page() as page:
-        notebook = Notebook(page, address, "drawn.ipynb")
-        notebook.open()
+    with opened(tmp_path, *CELLS) as notebook:
         yield notebook
 
 

@@ -2,16 +2,12 @@
 
 import shutil
 import time
-from pathlib import Path
 
 import pytest
 
 from workbench import packaged
 
-from .jupyter import Notebook, browser_page, chromium, lab, wait_until
-
-ROOT = Path(__file__).parents[2]
-ARTIFACTS = ROOT / "tests" / "artifacts"
+from .jupyter import ARTIFACTS, Notebook, browser_page, chromium, lab, wait_until
 
 pytestmark = [
     pytest.mark.browser,

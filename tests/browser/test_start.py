@@ -1,13 +1,9 @@
 """Thinking and answer apart in a real JupyterLab: the strip, a live change of it, and coloured tokens."""
 
-import json
-from pathlib import Path
-
 import pytest
 
-from .jupyter import Notebook, browser_page, chromium, lab, wait_until
+from .jupyter import ARTIFACTS, chromium, opened, wait_until
 
-ARTIFACTS = Path(__file__).parents[1] / "artifacts"
 CELL = (
     "import workbench as wb\n"
     "wb.panel(wb.Recipe(\n"
@@ -27,17 +23,7 @@ pytestmark = [
 @pytest.fixture
 def notebook(tmp_path):
     """A notebook of CELL, opened by a fresh JupyterLab."""
-    work, settings = tmp_path / "work", tmp_path / "settings"
-    work.mkdir()
-    settings.mkdir()
-    cell = {"cell_type": "code", "execution_count": None, "metadata": {}, "outputs": []}
-    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    book = {"cells": [{**cell, "id": "c0", "source": CELL}], "metadata": {"kernelspec": kernel}}
-    (work / "start.ipynb").write_text(json.dumps({**book, "nbformat": 4, "nbformat_minor": 5}))
-    ARTIFACTS.mkdir(exist_ok=True)
-    with lab(work, settings, HF_HUB_OFFLINE="1") as address, browser_page() as page:
-        notebook = Notebook(page, address, "start.ipynb")
-        notebook.open()
+    with opened(tmp_path, CELL) as notebook:
         yield notebook
 
 
