@@ -27,6 +27,11 @@ def check(recipe: Recipe) -> None:
             f"cross_samples is {recipe.cross_samples}, but the task {recipe.task!r} knows no right answers "
             "to judge by; train on the reward 'learned', or set cross_samples to 0."
         )
+    if recipe.curriculum != "shuffled" and not hasattr(recipe.make_task(), "rules"):
+        raise WorkbenchError(
+            f"curriculum {recipe.curriculum!r} goes by the number of constraints, but the task "
+            f"{recipe.task!r} has none; set it to 'shuffled'."
+        )
     if recipe.kl_target and not recipe.beta:
         raise WorkbenchError("kl_target moves beta from where it is; give beta more than 0.")
 
@@ -56,6 +61,11 @@ def _check_rewards(recipe: Recipe, truth: bool) -> None:
             )
         if isinstance(row, Variant):
             row.check(str(reward), arguments)
+    if "constraints" in recipe.rewards and not hasattr(recipe.make_task(), "rules"):
+        raise WorkbenchError(
+            f"The reward 'constraints' counts constraints, but the task {recipe.task!r} has none; choose "
+            "the task 'instructions'."
+        )
     if "correct" in recipe.rewards and not truth:
         raise WorkbenchError(
             f"The task {recipe.task!r} knows no right answers to these questions, so the reward 'correct' "

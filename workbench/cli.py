@@ -185,14 +185,14 @@ def train(args: argparse.Namespace) -> None:
         with Bar(recipe.steps, done) as bar:
             run.listeners.append(bar)
             run.resume()
-            wait_for(run)
+            wait_for(run, bar)
     else:
         if args.recipe is None:
             raise WorkbenchError("Give a recipe file, or --resume FOLDER.")
         recipe = changed(read_recipe(args.recipe), changes)
         with Bar(recipe.steps) as bar:
             run = runs.train(recipe, folder=args.out, listeners=[bar])
-            wait_for(run)
+            wait_for(run, bar)
     print(f"Run: {run.path}\nIts curves as a page: workbench report {run.path}")
 
 

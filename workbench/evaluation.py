@@ -7,7 +7,7 @@ pass@k.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -164,6 +164,12 @@ def support_counts(
     )
 
 
+def known_means(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each name over those that have it."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: float(np.mean([part[name] for part in parts if name in part])) for name in names}
+
+
 def shown_ks(samples: int) -> list[int]:
     """1, 2, 4, … up to `samples`, and `samples` itself."""
     powers = [2**i for i in range(samples.bit_length()) if 2**i <= samples]
@@ -208,9 +214,10 @@ def evaluate(
             temperature=temperature,
             seed=seed + number,
         )
-        for place, row in enumerate(part if truth else ()):
+        for place, row in enumerate(part):
             texts = rollouts.completions[place * samples : (place + 1) * samples]
-            successes.append(sum(task.score(row, text) >= 1.0 for text in texts))
+            if truth:
+                successes.append(sum(task.score(row, text) >= 1.0 for text in texts))
             if hasattr(task, "measures"):
                 measured += [task.measures(row, text) for text in texts]
         tokens += float(rollouts.mask_BT.sum())
@@ -219,8 +226,7 @@ def evaluate(
     successes_P = np.array(successes, dtype=int)
     mean, low, high = pass_at_every_k(successes_P, samples) if truth else ({}, {}, {})
     count = len(rows) * samples
-    names = measured[0] if measured else ()
     return Evaluation(
         samples, successes_P, mean, low, high, entropy / max(tokens, 1), tokens / count, cut / count,
-        {name: float(np.mean([one[name] for one in measured])) for name in names},
+        known_means(measured),
     )  # fmt: skip

@@ -5,6 +5,7 @@ metrics.jsonl        one line a step, flushed at once; step 0 is the base model
 events.jsonl         what changed and when: updates, forks, resumes, failures
 rollouts/000010.parquet
 probes/000010.parquet  what the geometry looks at: one row per response to the probe's prompts
+constraint_models/000001/  a constraint reward model that was trained before that step, and measured.json
 checkpoints/000010/  adapter_model.safetensors + adapter_config.json (plain peft), optimizer.safetensors,
                      reference.safetensors (only of a moving reference), state.json (step, recipe,
                      memory, file sizes); complete or absent, never half
@@ -32,6 +33,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from workbench.labelling import ConstraintModel, load
 from workbench.pieces import pieces
 from workbench.probe import ProbeTrace
 from workbench.recipe import Recipe
@@ -77,7 +79,7 @@ class RunFolder:
         return _read_lines(self.events_path)
 
     def rewind(self, step: int, replaced: Iterable[str] = ()) -> dict[int, dict[str, Any]]:
-        """Drop the metrics, rollouts and probes after `step`, which will be computed again.
+        """Drop what came after `step` (metrics, rollouts, probes, reward models): it will be made again.
 
         Returns the updates after `step` to take up again: step -> new values. Fields in `replaced` are
         left out of them, and struck from the events, since they are being set anew.
@@ -96,10 +98,12 @@ class RunFolder:
         for file in (*self.rollout_files(), *self.probe_files()):
             if int(file.stem) > step:
                 file.unlink()
+        for model in set(self.constraint_models()) - set(self.constraint_models(step)):
+            shutil.rmtree(model)
         return replay
 
     def copy_history(self, parent: RunFolder, step: int) -> None:
-        """Take over the parent's metrics, events and probes up to `step`."""
+        """Take over the parent's metrics, events, probes and constraint reward models up to `step`."""
         for name in ("metrics", "events"):
             lines = getattr(parent, f"read_{name}")()
             _write_lines(self.path / f"{name}.jsonl", [x for x in lines if x["step"] <= step])
@@ -107,6 +111,8 @@ class RunFolder:
             if int(file.stem) <= step:
                 (self.path / "probes").mkdir(exist_ok=True)
                 shutil.copy2(file, self.path / "probes" / file.name)
+        for model in parent.constraint_models(step):
+            shutil.copytree(model, self.path / "constraint_models" / model.name)
 
     # --- recipe and status --------------------------------------------------------------------
 
@@ -166,6 +172,26 @@ class RunFolder:
     def write_probe(self, trace: ProbeTrace) -> Path:
         """Save one probe as Parquet, under its step number."""
         return write_parquet(probe_table(trace), self.path / "probes" / f"{trace.step:06d}.parquet")
+
+    # --- constraint reward models --------------------------------------------------------------
+
+    def constraint_models(self, step: int | None = None) -> list[Path]:
+        """Saved constraint reward models, oldest first, by the step before which each was trained.
+
+        With `step` only those that a run which has done `step` steps has used.
+        """
+        found = sorted((self.path / "constraint_models").glob("[0-9]*"))
+        return [path for path in found if step is None or int(path.name) <= step]
+
+    def write_constraint_model(self, model: ConstraintModel) -> Path:
+        """Save a constraint reward model that was trained in the run; whole or not at all."""
+        target = self.path / "constraint_models" / f"{model.step:06d}"
+        partial = target.with_name(f".part-{target.name}")
+        shutil.rmtree(partial, ignore_errors=True)
+        model.save(partial)
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(partial, target)
+        return target
 
     # --- checkpoints --------------------------------------------------------------------------
 
@@ -263,7 +289,7 @@ def read_checkpoint_recipe(checkpoint: Path, functions: Iterable[Any] = ()) -> R
 
 
 def restore(state: State, checkpoint: Path) -> None:
-    """Put a checkpoint's adapter, optimiser state and step into `state`."""
+    """Put a checkpoint's adapter, optimiser, step and constraint reward model into `state`."""
     try:
         state.policy.load_state(load_file(checkpoint / "adapter_model.safetensors"))
         tensors = load_file(checkpoint / "optimizer.safetensors")
@@ -287,6 +313,8 @@ def restore(state: State, checkpoint: Path) -> None:
     record = _state_record(checkpoint)
     state.memory.load(record.get("memory", {}), reference)
     state.step = record["step"]
+    models = RunFolder(checkpoint.parents[1]).constraint_models(state.step)
+    state.constraint_model = load(models[-1], state.policy.device) if models else None
     state.policy.refresh_sampler()
 
 
@@ -314,6 +342,7 @@ def rollout_table(report: Report, state: State) -> pa.Table:
     }
     for name, values_PG in report.rewards.items():
         columns[f"reward/{name}"] = values_PG.flatten().tolist()
+    columns |= {f"note/{name}": lines for name, lines in report.notes.items()}
     columns |= {
         "reward/total": report.total_PG.flatten().tolist(),
         "advantage": report.advantages_PG.flatten().tolist(),

@@ -37,6 +37,7 @@ def rollout_measures(batch: Scored) -> dict[str, float]:
         "rollout/tokens": float(rollouts.mask_BT.sum()),
         "rollout/truncated": float(rollouts.truncated_B.float().mean()),
         "train/entropy": masked_mean(rollouts.entropies_BT, rollouts.mask_BT & rollouts.sampled_BT),
+        **batch.numbers,
     }
 
 

@@ -247,7 +247,7 @@ def load_base(source: str, name: str, quantize: str, device: torch.device) -> nn
                 source,
                 dtype=dtype,
                 device_map={"": device},
-                quantization_config=_quantization(quantize, dtype, _unaligned(source, device)),
+                quantization_config=quantization(quantize, source, device),
                 use_safetensors=True,
                 trust_remote_code=False,
             )
@@ -319,17 +319,24 @@ def _adapter_tensors(model: Any) -> dict[str, Tensor]:
     return get_peft_model_state_dict(model, save_embedding_layers=False)
 
 
-def _quantization(quantize: str, dtype: torch.dtype, plain: list[str]) -> BitsAndBytesConfig | None:
+def quantization(
+    quantize: str, source: str, device: torch.device, head: str = "lm_head"
+) -> BitsAndBytesConfig | None:
+    """How the weights of `source` are quantised on `device`; its `head` stays as it is."""
     if quantize == "none":
         return None
+    plain = _unaligned(source, device) if quantize == "nf4" else []
+    skipped = (
+        [*plain, head] if plain or head != "lm_head" else None
+    )  # None: what transformers skips
     if quantize == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skipped)
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=[*plain, "lm_head"] if plain else None,
+        bnb_4bit_compute_dtype=torch.bfloat16 if device.type == "cuda" else torch.float32,
+        llm_int8_skip_modules=skipped,
     )
 
 

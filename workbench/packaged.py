@@ -7,7 +7,7 @@ from pathlib import Path
 from workbench.variants import WorkbenchError
 
 PACKAGE = Path(__file__).resolve().parent
-SHIPPED_POLICIES = ("tiny-strong", "tiny-weak", "guide-strong", "guide-weak")
+SHIPPED_POLICIES = ("tiny-strong", "tiny-weak", "guide-strong", "guide-weak", "scribe")
 SHIPPED_JUDGES = ("reward-shortcut", "reward-fair")
 SHIPPED_MODELS = SHIPPED_POLICIES + SHIPPED_JUDGES
 

@@ -25,6 +25,7 @@ class Bar:
         self._bar = tqdm(total=steps, initial=done, unit="step", disable=hidden, dynamic_ncols=True)
         self._last: dict[str, int] = {}  # run -> its step, as shown
         self._passed: dict[str, float] = {}  # run -> its last pass@1
+        self._noted = ""
 
     def __call__(self, run: Run, record: dict[str, Any]) -> None:
         name, step = run.name, int(record["step"])
@@ -38,6 +39,12 @@ class Bar:
         if evaluated and self._bar.disable:
             print(f"{name} step {step} {passed}".rstrip(), flush=True)
 
+    def note(self, text: str) -> None:
+        """Show a line behind the bar on what is done beside the steps."""
+        if text != self._noted:
+            self._noted = text
+            self._bar.set_postfix_str(text)
+
     def __enter__(self) -> Bar:
         return self
 
@@ -50,11 +57,14 @@ class Bar:
         self._bar.close()
 
 
-def wait_for(run: Run) -> Run:
-    """Wait for the end of `run`; Ctrl-C stops it first and says how to go on with it."""
+def wait_for(run: Run, bar: Bar | None = None) -> Run:
+    """Wait for the end of `run`, with what it does shown by `bar`; Ctrl-C stops it and says how to go on."""
     from workbench.worker import RunFailed
 
     try:
+        while bar is not None and run.live:
+            run.wait(0.5)
+            bar.note(run.doing)
         return run.wait()
     except KeyboardInterrupt:
         step = run.progress["step"]

@@ -130,6 +130,12 @@ class Recipe:
     )  # fmt: skip
     separation_args: dict[str, Any] = setting({}, "Parameters of the separation.", live=True)
 
+    curriculum: str = setting(
+        "shuffled",
+        "Which prompts: all, mixed; by stages, those with the fewest constraints first; only those with all "
+        "the constraints of their chain; or one of each chain.",
+        choices=("shuffled", "staged", "full", "one"), live=True,
+    )  # fmt: skip
     prompts_per_step: int = setting(16, "Prompts in a step (P).", low=1)
     group_size: int = setting(16, "Completions of each prompt (G).", low=1)
     max_new_tokens: int = setting(64, "Longest completion, in tokens.", low=1)
@@ -187,14 +193,20 @@ class Recipe:
         value = getattr(self, kind)
         return value if callable(value) else lookup(TABLES[kind], kind, value)
 
-    def reward_functions(self) -> dict[str, Callable[..., Any]]:
-        """Reward name -> function of (rollouts, task), for every reward that is measured."""
+    def reward_functions(
+        self, extras: Mapping[str, Any] | None = None
+    ) -> dict[str, Callable[..., Any]]:
+        """Reward name -> function of (rollouts, task), for every reward that is measured.
+
+        `extras` are what a run has beside its recipe: a reward gets those that its row needs.
+        """
         found = {r: r if callable(r) else REWARDS[r] for r in self.rewards}
-        given = {r: arguments for r, arguments in self.reward_args.items() if arguments}
-        return {
-            name_of(r): functools.partial(f, **given[r]) if r in given else f
-            for r, f in found.items()
-        }
+        functions = {}
+        for r, f in found.items():
+            needed = {n: extras[n] for n in getattr(f, "needs", ()) if n in (extras or {})}
+            bound = self.reward_args.get(r, {}) | needed
+            functions[name_of(r)] = functools.partial(f, **bound) if bound else f
+        return functions
 
     def reward_weights(self) -> dict[str, float]:
         """Reward name -> weight."""

@@ -42,6 +42,8 @@ def replace_groups(
 ) -> Scored:
     """`batch` with the groups at `places` replaced by the `chosen` ones of `fresh`; seconds add up."""
 
+    group = batch.total_PG.shape[1]
+
     def put(old: Tensor, new: Tensor) -> Tensor:
         return _put(old, places, new, chosen, left=False)
 
@@ -53,15 +55,25 @@ def replace_groups(
         put(batch.thought_advantages_PG, fresh.thought_advantages_PG),
         batch.sample_seconds + fresh.sample_seconds,
         batch.reward_seconds + fresh.reward_seconds,
+        batch.numbers,  # of the prompts that were drawn, whatever replaces them
+        {
+            name: _put_list(
+                lines, _completions(places, group), fresh.notes[name], _completions(chosen, group)
+            )
+            for name, lines in batch.notes.items()
+        },
     )
+
+
+def _completions(groups: Sequence[int], size: int) -> list[int]:
+    """The rows of the completions of these groups."""
+    return [group * size + g for group in groups for g in range(size)]
 
 
 def _replace_rollouts(
     old: Rollouts, places: Sequence[int], new: Rollouts, chosen: Sequence[int]
 ) -> Rollouts:
-    group = old.G
-    to_rows = [place * group + g for place in places for g in range(group)]
-    from_rows = [place * group + g for place in chosen for g in range(group)]
+    to_rows, from_rows = _completions(places, old.G), _completions(chosen, old.G)
     changes: dict[str, object] = {}
     for field in dataclasses.fields(old):
         mine, theirs = getattr(old, field.name), getattr(new, field.name)

@@ -129,6 +129,11 @@ class Run:
         return self._worker.error if self._worker else self.folder.read_status()["error"]
 
     @property
+    def doing(self) -> str:
+        """A line on what is done beside the steps, such as the training of a constraint reward model."""
+        return self._worker.doing if self._worker and self.live else ""
+
+    @property
     def live(self) -> bool:
         """True while a thread, here or in another process, holds the run."""
         if self._worker:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from workbench.continuation import answer, think
 from workbench.models import Policy
 from workbench.recipe import Recipe
-from workbench.rewards import REWARDS, compute
+from workbench.rewards import REWARDS, compute_detailed
 from workbench.rollout import Rollouts, sample
 from workbench.separating import malformed_rows, thought_end
 from workbench.sources import JUDGE, find_model
@@ -33,6 +34,10 @@ class Scored:
     thought_advantages_PG: Tensor  # of the thinking tokens; advantages_PG with one answer a thought
     sample_seconds: float
     reward_seconds: float
+    numbers: dict[str, float] = field(
+        default_factory=dict
+    )  # what rewards add: <reward>/<name> -> number
+    notes: dict[str, list[str]] = field(default_factory=dict)  # reward -> a line on each completion
 
     def dead(self) -> list[int]:
         """The groups whose advantages are all 0."""
@@ -47,10 +52,12 @@ def score(
     recipe: Recipe,
     arguments: dict[str, Any],
     seed: int,
+    extras: Mapping[str, Any] | None = None,
 ) -> Scored:
     """Sample completions of the task's rows, reward them and compare them within their groups.
 
-    `arguments` are the objective's parameters, all of them numbers or names. Extra votes are sampled and
+    `arguments` are the objective's parameters, all of them numbers or names; `extras` go to the rewards
+    that need them. Extra votes are sampled and
     rewarded with the group, then dropped. Thoughts and answers are sampled apart where the recipe asks for
     several answers to a thought, or for the initial model's. Where they are trained apart, a malformed
     completion gets the lowest total of its group.
@@ -59,10 +66,13 @@ def score(
     end_id = thought_end(policy, recipe)
     rollouts = draw(policy, task, rows, recipe, seed)
     sampled = time.perf_counter()
-    rewards = compute(recipe.reward_functions(), rollouts, task)
+    computed = compute_detailed(recipe.reward_functions(extras), rollouts, task)
+    rewards, notes = computed.values, computed.notes
     if recipe.extra_votes:
+        kept = [b for b in range(rollouts.B) if b % rollouts.G < recipe.group_size]
         rollouts = rollouts.first(recipe.group_size)
         rewards = {name: values[:, : recipe.group_size] for name, values in rewards.items()}
+        notes = {name: [lines[b] for b in kept] for name, lines in notes.items()}
     total_PG = total_reward(recipe, rewards, rollouts.truncated_B)
     if recipe.separation != "joint" and end_id is not None:
         total_PG = lowest_where(malformed_rows(rollouts, end_id), total_PG)
@@ -76,6 +86,8 @@ def score(
         thought_advantages_PG,
         sampled - started,
         ended - sampled,
+        computed.numbers,
+        notes,
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,11 +19,34 @@ from workbench.rollout import Rollouts
 
 # Independent streams of one step.
 SAMPLING, ORDER, DROPOUT, ANCHOR, REFERENCE, REFILL = range(6)  # REFILL + n is round n
+LABELS = 100  # beyond the last refill
 
 
 def step_seed(seed: int, step: int, stream: int) -> int:
     """The seed of one stream of one step, as a non-negative 63-bit number."""
     return int(np.random.SeedSequence([seed, step, stream]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def open_rows(recipe: Recipe, step: int, rows: Any) -> list[int]:
+    """The rows of a split that step `step` draws from, by the recipe's curriculum.
+
+    shuffled: all. staged: those of one level; the run's steps are shared out evenly among the levels, the
+    lowest first. full: the last rung of each chain alone. one: one rung of each chain, all levels equally
+    often.
+    """
+    if recipe.curriculum == "shuffled":
+        return list(range(len(rows)))
+    levels, chains = np.array(rows["level"]), np.array(rows["chain"])
+    if recipe.curriculum == "staged":
+        stages = np.unique(levels)
+        stage = min((step - 1) * len(stages) // recipe.steps, len(stages) - 1)
+        return np.flatnonzero(levels == stages[stage]).tolist()
+    found = []
+    for number in np.unique(chains):
+        own = np.flatnonzero(chains == number)
+        own = own[levels[own].argsort(kind="stable")]
+        found.append(int(own[-1 if recipe.curriculum == "full" else number % len(own)]))
+    return found
 
 
 def prompt_indices(recipe: Recipe, step: int, rows: int) -> list[int]:

@@ -16,7 +16,11 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from workbench.packaged import SHIPPED_JUDGES, data_path
 from workbench.variants import WorkbenchError, unknown
 
-POLICY, JUDGE = "model", "reward model"  # the kinds, as messages call them
+POLICY, JUDGE, CONSTRAINT_MODEL = "model", "reward model", "constraint reward model"
+SCORES = (
+    JUDGE,
+    CONSTRAINT_MODEL,
+)  # the kinds that score texts; the names are those that messages use
 
 
 def find_model(name: str, kind: str = POLICY) -> str:
@@ -27,7 +31,7 @@ def find_model(name: str, kind: str = POLICY) -> str:
     everything = _shipped_models()
     if name in everything:
         return str(everything[name])
-    shipped = [found for found in everything if (found in SHIPPED_JUDGES) == (kind == JUDGE)]
+    shipped = [found for found in everything if (found in SHIPPED_JUDGES) == (kind in SCORES)]
     if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
         return name
     if "/" in name or "\\" in name:
@@ -65,12 +69,13 @@ def _check_kind(config: dict[str, Any], name: str, kind: str) -> None:
             f"The model {name!r} is a classifier, which scores texts and writes none; train a policy such as "
             f"guide-strong, and give this one to the reward 'learned': reward_model={name!r}."
         )
-    if kind == JUDGE and not scores and "auto_map" in config:  # such as ArmoRM
+    if kind in SCORES and not scores and "auto_map" in config:  # such as ArmoRM
         raise WorkbenchError(_needs_code(name))
-    if kind == JUDGE and not scores:
+    if kind in SCORES and not scores:
+        such = " such as reward-shortcut" if kind == JUDGE else ""
         raise WorkbenchError(
             f"The model {name!r} is no sequence classifier ({', '.join(classes) or 'unnamed'}), so it can't "
-            "score answers; give a reward model such as reward-shortcut."
+            f"score answers; give a {kind}{such}."
         )
 
 

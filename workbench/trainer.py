@@ -1,9 +1,11 @@
 """The algorithm: one step of reinforcement learning with verifiable rewards, top to bottom.
 
-    1. Take the next P prompts of a seeded permutation of the training split.
+    1. Take the next P prompts of a seeded permutation of the training split, or of one of its levels.
     2. Sample G completions of each (`rollout.sample`; thought and answers apart in `continuation`, where
        the recipe asks for it), recording log-probs and entropies on the way.
-    3. Score every completion with every reward; the weighted sum is the reward that counts.
+    3. Score every completion with every reward; the weighted sum is the reward that counts. A constraint
+    reward
+       model is trained first where the recipe has none yet (`labelling`).
        A weight of 0 measures without training. Malformed ones may get their group's lowest (`separating`).
     4. Turn each group's rewards into advantages (`objectives`).
        Groups whose advantages are all 0 may be replaced by new prompts (`refill`).
@@ -23,7 +25,8 @@ its adapter off, unless the recipe moves it. Left out on purpose: a value networ
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -32,6 +35,7 @@ from torch import Tensor
 
 from workbench import measures
 from workbench.anchoring import Anchoring, prepare_anchor
+from workbench.labelling import ConstraintModel, extras_of, in_force
 from workbench.memory import (
     Memory,
     adapt_beta,
@@ -51,6 +55,7 @@ from workbench.seeds import (
     REFILL,
     SAMPLING,
     minibatches,
+    open_rows,
     prompt_indices,
     refill_indices,
     seeded_dropout,
@@ -80,6 +85,8 @@ class State:
     eval_rows: list[dict[str, Any]]
     probe_rows: list[dict[str, Any]]
     memory: Memory
+    constraint_model: ConstraintModel | None = None  # where a reward needs one
+    tell: Callable[[str], None] | None = None  # takes a line on what is done beside the steps
     step: int = 0
 
 
@@ -96,6 +103,7 @@ class Report:
     thought_advantages_PG: Tensor  # of the thinking tokens
     thinking_BT: Tensor  # bool: up to the last </think>; nowhere where that is not one token
     trained_BT: Tensor  # bool: the tokens that may get gradient
+    notes: dict[str, list[str]] = field(default_factory=dict)  # reward -> a line on each completion
 
 
 @dataclass(frozen=True)
@@ -154,26 +162,33 @@ def train_step(state: State, recipe: Recipe, *, measure_kl: bool = False) -> Rep
     groups/zero_signal, groups/solved_all, groups/solved_none (shares, before any refill),
     groups/refilled (share), groups/update_scale (mean over groups of sum_i r_i A_i / G, with 0/1 rewards
     the multiplier of the group's mean success score), groups/advantage (mean |advantage|);
-    time/sample, time/reward, time/update, time/step (seconds).
+    constraints/… (what that reward tells, see there); constraint_model/… where one was trained before this
+    step (see `labelling.quality`); time/sample, time/reward, time/update, time/step (seconds; training a
+    constraint reward model is in none of them).
     """
-    started = time.perf_counter()
     step = state.step + 1
-    chosen = prompt_indices(recipe, step, len(state.rows))
+    held = state.constraint_model
+    state.constraint_model = in_force(held, state.policy, state.task, recipe, step, state.tell)
+    extras = extras_of(state.constraint_model)
+    started = time.perf_counter()
+    rows = open_rows(recipe, step, state.rows)
     begin_step(state.memory, recipe, step)
     arguments = objective_arguments(recipe, state.memory)
 
-    def draw(indices: list[int], stream: int) -> Scored:
-        rows = [state.rows[i] for i in indices]
+    def draw(places: list[int], stream: int) -> Scored:
+        chosen = [state.rows[rows[place]] for place in places]
         seed = step_seed(recipe.seed, step, stream)
-        return score(state.policy, state.task, rows, recipe, arguments, seed)
+        return score(state.policy, state.task, chosen, recipe, arguments, seed, extras)
 
     def draw_more(number: int, count: int) -> Scored:
-        indices = refill_indices(recipe, step, number, count, len(state.rows))
-        return draw(indices, REFILL + number)
+        return draw(refill_indices(recipe, step, number, count, len(rows)), REFILL + number)
 
-    first = draw(chosen, SAMPLING)
+    first = draw(prompt_indices(recipe, step, len(rows)), SAMPLING)
     batch, replaced = refilled(first, recipe.refill_rounds, draw_more)
     metrics = measures.group_measures(first) | measures.rollout_measures(batch)
+    if state.constraint_model is not None and state.constraint_model is not held:
+        known = state.constraint_model.quality
+        metrics |= {f"constraint_model/{name}": value for name, value in known.items()}
     metrics["groups/refilled"] = len(replaced) / recipe.prompts_per_step
     metrics |= measures.objective_measures(arguments)
     late = second_stage(state.memory, recipe, step)
@@ -181,7 +196,7 @@ def train_step(state: State, recipe: Recipe, *, measure_kl: bool = False) -> Rep
     metrics |= measures.separation_measures(recipe, late, parts, batch.rollouts.mask_BT)
     report = Report(
         step, metrics, batch.rollouts, batch.rewards, batch.total_PG, batch.advantages_PG,
-        batch.thought_advantages_PG, parts.thinking_BT, parts.trained_BT,
+        batch.thought_advantages_PG, parts.thinking_BT, parts.trained_BT, batch.notes,
     )  # fmt: skip
     updating = time.perf_counter()
     metrics |= update(state, recipe, report, first.rollouts, measure_kl=measure_kl)

@@ -55,6 +55,7 @@ class Worker:
         self.recipe = recipe
         self.records: list[dict[str, Any]] = []
         self.status = "starting"
+        self.doing = ""  # a line on what is done beside the steps
         self.error: str | None = None
         self.exception: Exception | None = None
         self.done = threading.Event()
@@ -126,6 +127,7 @@ class Worker:
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+            self.doing = ""
             self.status = ended  # only now: who sees the end may start the next thread at once
             self.done.set()
 
@@ -141,6 +143,7 @@ class Worker:
         elif self.folder.read_metrics():
             self.recipe = Recipe.from_yaml(self.folder.read_recipe_text(), functions)
         state = prepare(self.recipe)
+        state.tell = self._say
         torch.set_num_threads(self.recipe.threads or fitting_threads(state))
         if checkpoints:
             restore(state, checkpoints[-1])
@@ -188,6 +191,8 @@ class Worker:
         recipe, step = self.recipe, state.step + 1
         evaluating = step % recipe.eval_every == 0 or step >= recipe.steps
         report = train_step(state, recipe, measure_kl=evaluating)
+        self.doing = ""
+        self._keep_constraint_model(state, step)
         measured = self._evaluate(state) if evaluating else {}
         if recipe.probe_every and (step % recipe.probe_every == 0 or step >= recipe.steps):
             measured |= self._probe(state)
@@ -196,6 +201,15 @@ class Worker:
             self.folder.write_rollouts(report, state)
         if step % recipe.checkpoint_every == 0:
             self.folder.write_checkpoint(state, recipe)
+
+    def _keep_constraint_model(self, state: State, step: int) -> None:
+        """Save a constraint reward model that was trained before this step."""
+        model = state.constraint_model
+        if model is not None and model.step == step and "given" not in model.settings:
+            self.folder.write_constraint_model(model)
+
+    def _say(self, line: str) -> None:
+        self.doing = line
 
     def _take_up_changes(self, step: int) -> None:
         """Replay what a killed run had changed at this step, then take up what is asked for now."""

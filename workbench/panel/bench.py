@@ -279,6 +279,8 @@ class Panel:
         if not status:
             return NO_RUN
         parts = [f"<b>{status}</b>", f"step {progress['step']:.0f} of {progress['steps']:.0f}"]
+        if self.run.doing:
+            parts.insert(1, html.escape(self.run.doing))
         if progress["step"] and status in ALIVE:
             parts += [
                 f"{progress['seconds_per_step']:.2f} s/step",

@@ -61,7 +61,9 @@ def table_html(table: pd.DataFrame, how: Colouring = tokens.PLAIN) -> str:
         return '<div class="wb-doc">No completion passes this filter.</div>'
     others = [column for column in table if column.startswith("reward/")]
     rewards = sorted(others, key=lambda column: column != "reward/correct")
-    names = ("completion", "answer", *(r.removeprefix("reward/") for r in rewards))
+    notes = [column for column in table if column.startswith("note/")]
+    titles = [column.split("/", 1)[1] for column in (*notes, *rewards)]
+    names = ("completion", "answer", *titles)
     names = (*names, "advantage", "tokens")
     head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in names)
     accepted = right(table)
@@ -72,10 +74,12 @@ def table_html(table: pd.DataFrame, how: Colouring = tokens.PLAIN) -> str:
         text = str(row["completion"])
         cells = [tokens.completion_html(row, how) if coloured else text_html(text)]
         cells.append(text_html(str(row["answer"])))
+        cells += [text_html(str(row[note])) for note in notes]
         cells += [marks.get(reward, "") + number(row[reward]) for reward in rewards]
         length = f"{row['length']:.0f}{' cut off' if row['truncated'] else ''}"
         cells += [number(row["advantage"], signed=True), length]
-        kinds = ["wb-long", "wb-answer", *["wb-number"] * (len(cells) - 2)]
+        kinds = ["wb-long", "wb-answer", *["wb-answer"] * len(notes)]
+        kinds += ["wb-number"] * (len(cells) - len(kinds))
         pairs = zip(kinds, cells, strict=True)
         body = "".join(f'<td class="{kind}">{cell}</td>' for kind, cell in pairs)
         rows.append(f'<tr class="wb-row{position % 2}">{body}</tr>')

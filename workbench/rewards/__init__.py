@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from workbench.rewards import learned, verifiable
+from workbench.rewards import constraints, learned, verifiable
 from workbench.rewards.intrinsic import INTRINSIC
+from workbench.rewards.verifiable import Detailed
 from workbench.variants import Param, Variant, WorkbenchError
 
 if TYPE_CHECKING:
@@ -65,7 +66,69 @@ REWARDS: dict[str, Variant] = {
         ),
         bounds=learned.bounds,
     ),
+    "constraints": Variant(
+        constraints.constraints,
+        formula=(
+            r"\begin{gathered}r=\frac{1}{k}\sum_{i=1}^{k}r_i\\"
+            r"r_i=\text{rule, or }\mathrm{softmax}(f(c_i,o))_1\end{gathered}"
+        ),
+        source="arXiv 2508.02150, read for 2510.14420 (literal); all, product, binary: options of ours [D]",
+        params=(
+            Param(
+                "scorer",
+                "mixed",
+                "Who judges: rules and model, rules alone, or the model alone.",
+                choices=constraints.SCORERS,
+            ),
+            Param(
+                "aggregation",
+                "mean",
+                "From verdicts to a reward: mean, all kept or not, product.",
+                choices=constraints.AGGREGATIONS,
+            ),
+            Param(
+                "soft",
+                "probability",
+                "The model's verdict as it is, or 0 and 1 at one half.",
+                choices=constraints.SOFT,
+            ),
+            Param(
+                "reward_model",
+                constraints.OWN,
+                "own: trained in the run on what its policy writes; or the folder of a trained one.",
+            ),
+            Param(
+                "pairs",
+                "adjacent",
+                "Pseudo-labels: rung k against k - 1, or against every rung below.",
+                choices=constraints.PAIRS,
+            ),
+            Param(
+                "loss",
+                "binary",
+                "How the own model learns: kept or not, or which of two is better.",
+                choices=constraints.LOSSES,
+            ),
+            Param(
+                "refresh_every",
+                0,
+                "Steps after which the own model is trained anew; 0 keeps the first.",
+                low=0,
+                high=100_000,
+            ),
+        ),
+        bounds=(0.0, 1.0),
+        needs=("constraint_model",),
+    ),
 } | INTRINSIC
+
+
+class Computed(NamedTuple):
+    """Rewards on a batch, and what they say beyond their values."""
+
+    values: dict[str, Tensor]  # name -> values_PG, float32, finite
+    numbers: dict[str, float]  # <reward>/<name> -> number
+    notes: dict[str, list[str]]  # name -> a line for each completion
 
 
 def compute(
@@ -76,12 +139,27 @@ def compute(
     Raises:
         WorkbenchError: naming the reward that raised, or returned a wrong shape or a non-finite value.
     """
-    return {name: _checked(name, f, rollouts, task) for name, f in functions.items()}
+    return compute_detailed(functions, rollouts, task).values
 
 
-def _checked(name: str, function: Callable[..., Any], rollouts: Rollouts, task: Task) -> Tensor:
+def compute_detailed(
+    functions: Mapping[str, Callable[..., Any]], rollouts: Rollouts, task: Task
+) -> Computed:
+    """As `compute`, with the further numbers and notes of the rewards that have some."""
+    found = Computed({}, {}, {})
+    for name, function in functions.items():
+        returned = _called(name, function, rollouts, task)
+        detailed = returned if isinstance(returned, Detailed) else Detailed(returned)
+        found.values[name] = _checked(name, detailed.values_PG, rollouts)
+        found.numbers.update({f"{name}/{key}": float(v) for key, v in detailed.numbers.items()})
+        if detailed.notes is not None:
+            found.notes[name] = list(detailed.notes)
+    return found
+
+
+def _called(name: str, function: Callable[..., Any], rollouts: Rollouts, task: Task) -> Any:
     try:
-        values = function(rollouts, task)
+        return function(rollouts, task)
     except WorkbenchError:
         raise
     except Exception as error:
@@ -89,6 +167,9 @@ def _checked(name: str, function: Callable[..., Any], rollouts: Rollouts, task: 
             f"Reward {name!r} raised {type(error).__name__}: {error}; "
             f"the first completion of its batch was {rollouts.completions[0][:200]!r}."
         ) from error
+
+
+def _checked(name: str, values: Any, rollouts: Rollouts) -> Tensor:
     wanted = (rollouts.P, rollouts.G)
     shape = tuple(getattr(values, "shape", ()))
     if shape != wanted:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from workbench.rewards.classifying import conversation_ids, load_classifier, logits_of, room_of
 from workbench.tasks.base import after_thinking
 from workbench.variants import WorkbenchError
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 Messages = Sequence[dict[str, str]]
 SQUASHES = ("none", "sigmoid")
-BATCH_ROWS, BATCH_TOKENS = 256, 16_384  # of one forward pass, padding included
 
 
 @dataclass(frozen=True)
@@ -39,59 +39,20 @@ class Judge:
     longest: int  # tokens that it reads
 
     def score(self, conversations: Sequence[Messages], answers: Sequence[str]) -> list[float]:
-        """The raw score of each answer to its conversation, in batches of like length.
-
-        What is there several times is read once, so that equal answers have equal scores to the last bit.
-        """
+        """The raw score of each answer to its conversation; equal answers have equal scores."""
         ids = [self._encode(m, a) for m, a in zip(conversations, answers, strict=True)]
-        distinct = sorted(set(ids), key=lambda row: (len(row), row))
-        scores: dict[tuple[int, ...], float] = {}
-        for batch in _batches(distinct):
-            scores |= zip(batch, self._forward(batch), strict=True)
-        return [scores[row] for row in ids]
+        return [outputs[0] for outputs in logits_of(self.model, ids)]
 
     def _encode(self, messages: Messages, answer: str) -> tuple[int, ...]:
-        """Token ids of the conversation in the judge's own template; without one, of plain lines."""
-        from workbench.models import PLAIN_TEMPLATE
-
-        said = [*messages, {"role": "assistant", "content": answer}]
-        plain = self.tokenizer.chat_template == PLAIN_TEMPLATE
-        if plain:
-            text = "\n".join(message["content"] for message in said)
-        else:
-            text = self.tokenizer.apply_chat_template(said, tokenize=False)
-        ids = self.tokenizer.encode(text, add_special_tokens=plain)
+        ids = conversation_ids(
+            self.tokenizer, [*messages, {"role": "assistant", "content": answer}]
+        )
         if len(ids) > self.longest:
             raise WorkbenchError(
                 f"A question with its answer has {len(ids)} tokens, but the reward model {self.name!r} "
                 f"reads {self.longest}; lower max_new_tokens or choose another reward model."
             )
         return tuple(ids)
-
-    def _forward(self, rows: Sequence[tuple[int, ...]]) -> list[float]:
-        import torch
-
-        device = self.model.device
-        longest = max(map(len, rows))
-        ids_BL = torch.full((len(rows), longest), self.model.config.pad_token_id)
-        mask_BL = torch.zeros_like(ids_BL)
-        for number, row in enumerate(rows):  # padded right: positions count from the first token
-            ids_BL[number, : len(row)] = torch.tensor(row)
-            mask_BL[number, : len(row)] = 1
-        with torch.no_grad():
-            output = self.model(input_ids=ids_BL.to(device), attention_mask=mask_BL.to(device))
-        return output.logits.float().squeeze(-1).tolist()
-
-
-def _batches(rows: Sequence[tuple[int, ...]]) -> list[list[tuple[int, ...]]]:
-    """`rows`, shortest first, cut so that no batch has too many rows or tokens."""
-    found: list[list[tuple[int, ...]]] = []
-    for row in rows:
-        size = len(found[-1]) if found else BATCH_ROWS
-        if size == BATCH_ROWS or (size + 1) * len(row) > BATCH_TOKENS:
-            found.append([])
-        found[-1].append(row)
-    return found
 
 
 @functools.lru_cache(maxsize=4)
@@ -111,43 +72,11 @@ def load_judge(name: str, device: str | torch.device = "cpu") -> Judge:
             raise WorkbenchError(
                 f"The model {name!r} has {config.num_labels} outputs; a reward model has one."
             )
-        model = _load_model(source, name, torch.device(device))
+        model = load_classifier(source, name, torch.device(device))
         tokenizer = load_tokenizer(source, name)
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
-    longest = getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length
-    return Judge(model, tokenizer, name, min(longest, tokenizer.model_max_length))
-
-
-def _load_model(source: str, name: str, device: torch.device) -> Any:
-    import torch
-    from safetensors import SafetensorError
-    from transformers import AutoModelForSequenceClassification
-
-    from workbench.models import quiet
-    from workbench.sources import cannot_read, no_safetensors
-
-    try:
-        with quiet():
-            model = AutoModelForSequenceClassification.from_pretrained(
-                source,
-                dtype=torch.bfloat16 if device.type == "cuda" else torch.float32,
-                use_safetensors=True,
-                trust_remote_code=False,
-            )
-    except OSError as error:
-        wanted = "safetensors" in str(error) and "connect" not in str(error)
-        message = no_safetensors(name) if wanted else cannot_read(source, name)
-        raise WorkbenchError(message) from error
-    except SafetensorError as error:
-        raise WorkbenchError(
-            f"The weights of {name!r} are damaged ({error}); copy or download them again."
-        ) from error
-    except ValueError as error:
-        raise WorkbenchError(
-            f"transformers has no classifier of the architecture of {name!r}; choose another reward model."
-        ) from error
-    return model.to(device).eval().requires_grad_(False)
+    return Judge(model, tokenizer, name, room_of(model, tokenizer))
 
 
 def learned(

@@ -1,13 +1,16 @@
 """Rewards that a rule can check.
 
-Signature of every reward: ``f(rollouts, task) -> values_PG``. `rollouts` holds what `sample` recorded,
-`task` the checker. A reward of weight 0 is measured and shown but not trained on. Each row of the table
-states the range of its values (`bounds`), from which a recipe knows the range of the total reward.
+Signature of every reward: ``f(rollouts, task) -> values_PG``, or a `Detailed` that has further numbers beside
+the values. `rollouts` holds what `sample` recorded, `task` the checker. A reward of weight 0 is measured
+and shown but not trained on. Each row of the table states the range of its values (`bounds`), from which a
+recipe knows the range of the total reward.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
 
 from workbench.variants import WorkbenchError
 
@@ -16,6 +19,14 @@ if TYPE_CHECKING:
 
     from workbench.rollout import Rollouts
     from workbench.tasks.base import Task
+
+
+class Detailed(NamedTuple):
+    """What a reward may return in place of its values alone."""
+
+    values_PG: Tensor
+    numbers: Mapping[str, float] = MappingProxyType({})  # logged as metrics <reward>/<name>
+    notes: list[str] | None = None  # one for each completion, shown with the rollouts
 
 
 def correct(rollouts: Rollouts, task: Task) -> Tensor:

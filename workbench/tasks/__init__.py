@@ -9,6 +9,7 @@ from workbench.tasks.arithmetic import Arithmetic
 from workbench.tasks.base import SPLITS, Task
 from workbench.tasks.countdown import Countdown
 from workbench.tasks.gsm8k import Gsm8k
+from workbench.tasks.instructions import Instructions
 from workbench.tasks.jsonl import Jsonl
 from workbench.tasks.maths import Maths
 from workbench.tasks.questions import Questions
@@ -21,6 +22,7 @@ TASKS: dict[str, Task] = {
     "math": Maths(),
     "jsonl": Jsonl(),
     "questions": Questions(),
+    "instructions": Instructions(),
 }
 
 

@@ -116,7 +116,7 @@ def write_guide_card(
         for quantize in ("none", "nf4")
     }
     asked, some = len(questions("eval")), list(figures["none"])
-    _write(folder, figures, GUIDE_TEMPLATE.format(
+    write_card(folder, figures, GUIDE_TEMPLATE.format(
         name=name,
         command=f"workbench pretrain {name} --seed {seed} --steps {steps}",
         recall=GUIDES[name].recall,
@@ -125,7 +125,7 @@ def write_guide_card(
         slip=SLIP,
         questions=asked,
         samples=samples,
-        table=_table(["weights", *some], [
+        table=markdown_table(["weights", *some], [
             [quantize, *(f"{found[key]:.3f}" for key in some)]
             for quantize, found in figures.items()
         ]),
@@ -194,13 +194,13 @@ def write_judge_card(folder: Path, name: str, seed: int, steps: int, pairs: int 
     judge = load_judge.__wrapped__(str(folder), "cpu")  # never one that lay in this folder before
     figures = measure_judge(judge, raters.RATERS[name], pairs)
     kinds = figures["scores"]
-    _write(folder, figures, JUDGE_TEMPLATE.format(
+    write_card(folder, figures, JUDGE_TEMPLATE.format(
         name=name,
         command=f"workbench pretrain {name} --seed {seed} --steps {steps}",
         utility=UTILITIES[name],
         pairs=figures["pairs"],
         agreement=figures["agreement"],
-        table=_table(["answer", "mean", "deviation"], [
+        table=markdown_table(["answer", "mean", "deviation"], [
             [kind, *(f"{value:.2f}" for value in found)] for kind, found in kinds.items()
         ]),
     ))  # fmt: skip
@@ -277,11 +277,13 @@ def _spread(scores: list[float]) -> list[float]:
     return [round(float(np.mean(scores)), 4), round(float(np.std(scores)), 4)]
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
+def markdown_table(head: list[str], rows: list[list[str]]) -> str:
+    """Rows under their heads, as Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _write(folder: Path, figures: Mapping[str, Any], text: str) -> None:
+def write_card(folder: Path, figures: Mapping[str, Any], text: str) -> None:
+    """Write the figures as measured.json and the text as README.md."""
     (folder / FIGURES).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     (folder / CARD).write_text(text, encoding="utf-8")

@@ -17,7 +17,7 @@ gives the same weights on the same machine, bit for bit.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -26,14 +26,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from workbench.packaged import SHIPPED_MODELS, data_path
-from workbench.tiny import advice_card, card
+from workbench.tiny import advice_card, card, scribe_card
 from workbench.tiny.advice import GUIDES, advice
 from workbench.tiny.corpus import Example, Mixture, examples
 from workbench.tiny.descent import THREADS, descend, fixed_threads
 from workbench.tiny.judges import SETTINGS as JUDGE_SETTINGS
 from workbench.tiny.judges import train_judge
 from workbench.tiny.raters import RATERS
-from workbench.tiny.tokenizer import END, PLACES_WORDS, WORDS, build_tokenizer
+from workbench.tiny.scribes import SCRIBES, writing
+from workbench.tiny.tokenizer import END, LINES_WORDS, PLACES_WORDS, WORDS, build_tokenizer
 from workbench.variants import WorkbenchError, lookup
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ MODELS = {  # the models of the sums' world differ in nothing but the mixture
 }
 
 STEPS, GUIDE_STEPS = 4000, 1500
+SCRIBE_SETTINGS = (2000, 128)  # steps, and demonstrations in each
 SMOKE_STEPS = 20
 BATCH = 64  # demonstrations per step
 PARTS = 2  # of a batch, each of like length
@@ -87,7 +89,7 @@ def pretrain(
         raise WorkbenchError(f"steps is {steps} and batch is {batch}; give 1 or more of each.")
     steps = min(steps, SMOKE_STEPS) if smoke else steps
     folder = _folder(name, out, smoke)
-    tokenizer = build_tokenizer(WORDS if name in MODELS else PLACES_WORDS)
+    tokenizer = build_tokenizer(_words(name))
     title = name if progress else None
     with fixed_threads(THREADS):
         if name in RATERS:
@@ -105,10 +107,21 @@ def _settings(name: str) -> tuple[int, int]:
     """Steps and batch that the shipped model was made with."""
     if name in RATERS:
         return JUDGE_SETTINGS
+    if name in SCRIBES:
+        return SCRIBE_SETTINGS
     return (STEPS if name in MODELS else GUIDE_STEPS), BATCH
 
 
+def _words(name: str) -> Mapping[str, str]:
+    """The words of the model's world."""
+    if name in SCRIBES:
+        return LINES_WORDS
+    return WORDS if name in MODELS else PLACES_WORDS
+
+
 def _demonstrations(name: str, seed: int) -> Iterator[Example]:
+    if name in SCRIBES:
+        return writing(SCRIBES[name], seed)
     return examples(MODELS[name], seed) if name in MODELS else advice(GUIDES[name], seed)
 
 
@@ -118,6 +131,9 @@ def _measure(folder: Path, name: str, seed: int, steps: int, smoke: bool, progre
         size: dict[str, Any] = {"prompts": 2, "samples": 4} if smoke else {}
         figures = card.measure(folder, progress=progress, **size)
         card.write_card(folder, name, MODELS[name], seed, steps, figures)
+    elif name in SCRIBES:
+        size = {"prompts": 2, "samples": 2} if smoke else {}
+        scribe_card.write_scribe_card(folder, name, seed, steps, **size)
     elif name in GUIDES:
         size = {"samples": 2} if smoke else {}
         advice_card.write_guide_card(folder, name, seed, steps, **size)

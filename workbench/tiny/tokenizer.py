@@ -1,8 +1,8 @@
 """The tiny models' tokenizer: one fixed list of words, digits and signs, and a chat template.
 
 Every word and digit is one token, with or without the space before it, so that a text costs few
-tokens and decoding gives back exactly what was encoded. The two worlds, of sums and of places, have a
-list each and share the rest. To teach the models of a world something further, add its words to the
+tokens and decoding gives back exactly what was encoded. The three worlds, of sums, of places and of lines,
+have a list each and share the rest. To teach the models of a world something further, add its words to the
 list and run `workbench pretrain` with their names, which trains and ships them again.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from workbench.tasks import places
+from workbench.tasks import lines, places
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -29,6 +29,7 @@ WORDS = {  # family -> its words; a word may stand in several families
     "answers": "answer",
 }
 PLACES_WORDS = {"questions": places.vocabulary()}
+LINES_WORDS = {"instructions": lines.vocabulary()}
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
