@@ -371,6 +371,17 @@ def _hush() -> None:
 
 
 @contextlib.contextmanager
+def unreported() -> Iterator[None]:
+    """No report of a head that a checkpoint lacks, where it is meant to be drawn anew."""
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
+
+
+@contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """No bar for reading weights from the disk; the hub's download bars still show."""
     shown = transformers_logging.is_progress_bar_enabled()

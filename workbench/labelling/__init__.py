@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from workbench.models import Policy
 
 CHAINS = 400  # at most, of those that are trained on
-SAMPLES = 2  # answers to each rung
+SAMPLES = 4  # answers to each rung
 HELD_OUT = 0.2  # of the chains
 LORA_RANK = 16  # of the update where the backbone is not tiny
 REWARD = "constraints"

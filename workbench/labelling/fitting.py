@@ -72,9 +72,10 @@ def fit_pairs(
             value = LOSSES[loss](*_outputs(model, chosen))
             value.backward()
             norm = torch.nn.utils.clip_grad_norm_(weights, 1.0)
-            if not math.isfinite(float(value) + float(norm)):
+            loss_now = float(value.detach())
+            if not math.isfinite(loss_now + float(norm)):
                 raise WorkbenchError(
-                    f"The constraint reward model's loss is {float(value)} after {done} updates; lower its "
+                    f"The constraint reward model's loss is {loss_now} after {done} updates; lower its "
                     "learning rate, or choose another backbone."
                 )
             optimizer.step()

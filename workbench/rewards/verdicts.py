@@ -74,7 +74,7 @@ def new_verdict_model(
     import torch
 
     from workbench.merging import keep_weights_unpacked
-    from workbench.models import LOADING, load_tokenizer, quantization
+    from workbench.models import LOADING, load_tokenizer, quantization, unreported
     from workbench.sources import check_loadable, find_model
 
     if lora_rank == 0 and quantize != "none":
@@ -82,7 +82,7 @@ def new_verdict_model(
             f"quantize is {quantize!r} and lora_rank 0, but quantised weights can't be trained themselves; "
             "give a lora_rank of 1 or more, or quantize 'none'."
         )
-    with LOADING, torch.random.fork_rng(devices=[]):
+    with LOADING, unreported(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         source = find_model(backbone)
         check_loadable(source, backbone)

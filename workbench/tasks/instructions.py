@@ -317,7 +317,9 @@ def _from_source(task: Instructions, split: str) -> Dataset:
     wanted = (task.train_split, task.eval_split, task.eval_share)
     # Split by seed, so that all rungs of a chain are on one side.
     rows = _filled(split_rows(tables, "seed", split, wanted, task.source))
-    return Dataset.from_list([row | {"chain": n} for row, n in zip(rows, chains_in(rows), strict=True)])
+    return Dataset.from_list(
+        [row | {"chain": n} for row, n in zip(rows, chains_in(rows), strict=True)]
+    )
 
 
 def _checked(task: Instructions, row: Row, where: str) -> Row:
