@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,14 +104,10 @@ def fit(
         out: a folder to save it in.
     """
     started = time.perf_counter()
-    settings = {"pairs": pairs, "loss": loss, "hard": hard}
-    rows = task.whole_chains("train")[:chains]
     with _progress(tell) as say:
         say(0, 1, "answering the rungs")
-        sizes = {"samples": samples, "max_new_tokens": max_new_tokens, "seed": seed}
-        ladders = climb(policy, task, rows, **sizes)
-        found = pairs_of(ladders, task, far=pairs == "far", hard=hard, seed=seed)
-        train, held = split_by_chain(found, HELD_OUT, seed)
+        sizes = {"chains": chains, "samples": samples, "max_new_tokens": max_new_tokens}
+        labelled = label(policy, task, pairs=pairs, hard=hard, seed=seed, **sizes)
         judge = new_verdict_model(
             backbone or policy.name,
             quantize=quantize,
@@ -120,20 +116,43 @@ def fit(
             seed=seed % 2**31,
         )
         options = {"loss": loss, "epochs": epochs, "learning_rate": learning_rate, "seed": seed}
-        fit_pairs(judge, train, told=lambda done, total: say(done, total, "training"), **options)
-    quality = held_out_quality(judge, held, calibration(ladders, task, held, seed))
-    quality |= {"pairs": float(len(train)), "seconds": time.perf_counter() - started}
-    made = ConstraintModel(judge, step, settings, quality)
+        fit_pairs(judge, labelled.train, told=lambda n, of: say(n, of, "training"), **options)
+    quality = held_out_quality(judge, labelled.held, labelled.calibration)
+    quality |= {"pairs": float(len(labelled.train)), "seconds": time.perf_counter() - started}
+    made = ConstraintModel(judge, step, {"pairs": pairs, "loss": loss, "hard": hard}, quality)
     if out is not None:
         made.save(out)
     return made
 
 
-def calibration(ladders: Sequence[Any], task: Any, held: Sequence[Pair], seed: int) -> list[Pair]:
-    """Adjacent pairs of hard constraints, whose truth rules know, of the chains that are held out."""
-    chains = {pair.chain for pair in held}
-    others = [ladder for ladder in ladders if ladder.number in chains]
-    return [pair for pair in pairs_of(others, task, hard=True, seed=seed) if pair.hard]
+@dataclass(frozen=True)
+class Labelled:
+    """Pseudo-labels: pairs to train on, pairs of other chains, and hard pairs of those, to calibrate."""
+
+    train: list[Pair]
+    held: list[Pair]
+    calibration: list[Pair]
+
+
+def label(
+    policy: Policy,
+    task: Any,
+    *,
+    pairs: str = "adjacent",
+    hard: bool = False,
+    chains: int = CHAINS,
+    samples: int = SAMPLES,
+    max_new_tokens: int = 64,
+    seed: int = 0,
+) -> Labelled:
+    """Have `policy` answer the rungs of the training chains, and pair its answers; arguments as in `fit`."""
+    rows = task.whole_chains("train")[:chains]
+    ladders = climb(policy, task, rows, samples=samples, max_new_tokens=max_new_tokens, seed=seed)
+    found = pairs_of(ladders, task, far=pairs == "far", hard=hard, seed=seed)
+    train, held = split_by_chain(found, HELD_OUT, seed)
+    others = {pair.chain for pair in held}
+    every = pairs_of([x for x in ladders if x.number in others], task, hard=True, seed=seed)
+    return Labelled(train, held, [pair for pair in every if pair.hard])
 
 
 def _rank(policy: Policy, backbone: str, given: int | None) -> int:
