@@ -30,6 +30,7 @@ import torch
 from workbench.claims import results
 from workbench.claims.book import Book, commit
 from workbench.claims.crossed import cross_cell, post_pre_metrics
+from workbench.claims.instructed import Shelf, also_metrics, model_metrics
 from workbench.claims.plan import Claim, read_claim
 from workbench.evaluation import EVAL_SEED, Evaluation, evaluate, support_counts
 from workbench.folder import probe_table, write_parquet
@@ -95,11 +96,11 @@ def measure(
         if seed in (given or claim.seeds_of(arm)) and not book.has(recipes[arm], arm, seed)
     ]
     say(f"{len(todo)} cells to measure, into {path}")
-    started = time.perf_counter()
+    started, shelf = time.perf_counter(), Shelf()
     for number, (arm, seed) in enumerate(todo, 1):
         if book.has(recipes[arm], arm, seed):
             continue  # another process has measured it by now
-        cell, traces = measure_cell(claim, arm, seed, base_P)
+        cell, traces = measure_cell(claim, arm, seed, base_P, shelf)
         gc.collect()
         if traces:  # before the cell: a cell that is there has its traces
             write_parquet(probe_table(*traces), trace_file(path, arm, seed))
@@ -142,8 +143,9 @@ def measure_base(
         if known_P is None:
             first = evaluate_cell(state, claim, EVAL_SEED)
             known_P = first.successes_P
-            crossed = post_pre_metrics(state, claim, EVAL_SEED)
-            book.set_base(evaluation_metrics(first, claim) | crossed, known_P)
+            further = post_pre_metrics(state, claim, EVAL_SEED)
+            further |= also_metrics(state, claim, EVAL_SEED)
+            book.set_base(evaluation_metrics(first, claim) | further, known_P)
         for seed in missing:
             book.add_base_cell(seed, cell_metrics(state, claim, seed, known_P))
     del state
@@ -153,9 +155,13 @@ def measure_base(
 
 
 def measure_cell(
-    claim: Claim, arm: str, seed: int, base_P: np.ndarray
+    claim: Claim, arm: str, seed: int, base_P: np.ndarray, shelf: Shelf | None = None
 ) -> tuple[dict[str, Any], list[ProbeTrace]]:
-    """Train one arm with one seed as a run does, evaluate it at the end; its numbers and its probes."""
+    """Train one arm with one seed as a run does, evaluate it at the end; its numbers and its probes.
+
+    Constraint reward models come from the `shelf` and go there.
+    """
+    shelf = shelf or Shelf()
     recipe = claim.recipe_of(arm, seed)
     started = time.perf_counter()
     cell: dict[str, Any] = {"seed": seed}
@@ -163,6 +169,7 @@ def measure_cell(
     curve: list[dict[str, float]] = []
     with loaded(recipe) as state:
         cell["threads"] = torch.get_num_threads()
+        shelf.lend(state, recipe)
         probes = Probes(state, recipe)
         probes.take()
         _watch_score(state, recipe)
@@ -174,12 +181,14 @@ def measure_cell(
         try:
             for step in range(1, recipe.steps + 1):
                 history.append(train_step(state, recipe, measure_kl=step == recipe.steps).metrics)
+                shelf.keep(state)
                 probes.take()
                 _watch_score(state, recipe)
                 if claim.curve_every and step % claim.curve_every == 0:
                     curve.append({"step": step, **cell_metrics(state, claim, seed)})
             measured = cell_metrics(state, claim, seed, base_P)
             measured |= cross_cell(state, claim, cell_seed(seed))
+            measured |= model_metrics(state, claim, recipe, arm)
             cell["metrics"] = measured | training_metrics(history)
         except NonFiniteError as error:
             cell["failed"] = str(error).split(";")[0]  # a cell has no folder with the batch in it
@@ -264,6 +273,7 @@ def loaded(recipe: Recipe) -> Iterator[State]:
     """The state at the start of `recipe`, with the threads a run would have; both are given back."""
     before = torch.get_num_threads()
     state = prepare(recipe)
+    state.tell = lambda line: None  # a claim's own lines tell how far it is
     torch.set_num_threads(recipe.threads or fitting_threads(state))
     try:
         yield state
@@ -298,7 +308,8 @@ def cell_metrics(
     """Everything that is measured of a cell's weights, with the noise of its seed."""
     own_seed = cell_seed(seed)
     found = evaluation_metrics(evaluate_cell(state, claim, own_seed), claim, base_P)
-    return found | post_pre_metrics(state, claim, own_seed)
+    further = post_pre_metrics(state, claim, own_seed) | also_metrics(state, claim, own_seed)
+    return found | further
 
 
 def evaluation_metrics(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from workbench.variants import WorkbenchError, lookup, unknown
 
 KEYS = (
     "extends", "title", "questions", "recipe", "evaluation", "seeds", "arms", "compare", "expect",
-    "curve_every", "geometry",
+    "curve_every", "geometry", "also", "models",
 )  # fmt: skip
 # A prompt counts as solved with more successes than a threshold, of `samples`.
 SIZES = {"prompts": 128, "samples": 128, "ks": [1, 4, 8, 16, 64], "thresholds": [0]}
@@ -73,6 +73,10 @@ class Claim:
     expect: tuple[Expectation, ...] = ()
     curve_every: int = 0  # steps between evaluations kept as a curve; 0: only the end
     geometry: Geometry | None = None  # needs probes: probe_every in the shared recipe
+    also: dict[str, dict[str, Any]] = dataclasses.field(
+        default_factory=dict
+    )  # name -> other task_args
+    models: tuple[str, ...] = ()  # arms whose constraint reward models are measured thoroughly
 
     def seeds_of(self, arm: str) -> tuple[int, ...]:
         """The seeds of one arm: those of all, and the reference's own."""
@@ -102,12 +106,17 @@ class Claim:
             *OF_BASE,
             *(("cross_samples", "rewards", "reward_args") if recipe["cross_samples"] else ()),
         ]
-        return {key: recipe[key] for key in keys if key != "device"} | self.evaluation
+        further = {"also": self.also} if self.also else {}
+        return {key: recipe[key] for key in keys if key != "device"} | self.evaluation | further
 
     def smoke(self) -> Claim:
         """The same claim in a size that only shows that it runs: one seed, two steps, four prompts."""
         given = Recipe().to_dict() | self.shared
-        small = {key: min(value, given[key]) for key, value in SMOKE.items()}
+        small: dict[str, Any] = {key: min(value, given[key]) for key, value in SMOKE.items()}
+        if (
+            given["task"] == "instructions"
+        ):  # few chains: they are what a constraint reward model learns from
+            small["task_args"] = given["task_args"] | {"chains": 8}
         arms = {
             name: {key: value for key, value in changes.items() if key not in SMOKE}
             for name, changes in self.arms.items()
@@ -209,7 +218,19 @@ def claim_from(name: str, values: Any) -> Claim:
         expect=tuple(_expectation(name, item, arms) for item in values.get("expect") or ()),
         curve_every=int(values.get("curve_every") or 0),
         geometry=_geometry(name, values, arms) if values.get("geometry") else None,
+        also={str(key): dict(changes) for key, changes in (values.get("also") or {}).items()},
+        models=tuple(
+            lookup_all(arms, f"arm in 'models' of claim {name}", values.get("models") or ())
+        ),
     )
+
+
+def lookup_all(table: Mapping[str, Any], what: str, wanted: Iterable[str]) -> list[str]:
+    """The names wanted; WorkbenchError for the first that is not in the table."""
+    names = [str(each) for each in wanted]
+    for each in names:
+        lookup(table, what, each)
+    return names
 
 
 def _geometry(name: str, values: Mapping[str, Any], arms: Mapping[str, Any]) -> Geometry:

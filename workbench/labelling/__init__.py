@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -204,6 +204,11 @@ def wanted(recipe: Recipe) -> dict[str, Any] | None:
     return None if arguments["scorer"] == "rules" else arguments
 
 
+def settings_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of `fit` that the reward's parameters stand for."""
+    return {key: arguments[key] for key in TRAINING} | {"hard": arguments["scorer"] == "model"}
+
+
 def in_force(
     held: ConstraintModel | None,
     policy: Policy,
@@ -227,7 +232,7 @@ def in_force(
             found = load(name, device)
             return ConstraintModel(found.judge, step, {"given": name}, {})
         return held
-    settings = {key: arguments[key] for key in TRAINING} | {"hard": arguments["scorer"] == "model"}
+    settings = settings_of(arguments)
     every = arguments["refresh_every"]
     due = held is not None and every and step - held.step >= every
     if held is not None and held.settings == settings and not due:

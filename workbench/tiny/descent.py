@@ -1,7 +1,8 @@
 """The descent that every tiny model shares: its optimisers, its learning rate and its loop.
 
 Muon moves the layers' matrices, AdamW the embedding, the norms and a classifier's head; the learning rate
-warms up, stays for a while, and falls to zero.
+warms up, stays for a while, and falls to zero. Where Muon is left out AdamW moves everything: torch's Muon works
+in bfloat16, and on a CPU without arithmetic for it an update takes longer than the gradient.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 MUON_RATE, ADAM_RATE, DECAY = 0.02, 0.004, 0.05
+BETAS = (0.9, 0.98)
 WARMUP, COOLDOWN = 0.02, 0.8  # shares of the steps
 THREADS = 1  # of so small a model one thread makes more tokens a second than two
 
@@ -26,12 +28,12 @@ def descend(
     losses: Callable[[], Iterator[torch.Tensor]],
     steps: int,
     title: str | None,
-    rate: float = MUON_RATE,
+    rate: float | None = MUON_RATE,
 ) -> PreTrainedModel:
     """`steps` updates of `model`, each down the sum of the losses that one call of `losses` yields.
 
     A loss is differentiated before the next one is made. `title` names the progress bar, None leaves it out;
-    `rate` is Muon's.
+    `rate` is Muon's, None leaves Muon out.
     """
     optimizers = build_optimizers(model, rate)
     schedules = [
@@ -58,9 +60,15 @@ def descend(
 
 
 def build_optimizers(
-    model: PreTrainedModel, rate: float = MUON_RATE
+    model: PreTrainedModel, rate: float | None = MUON_RATE
 ) -> list[torch.optim.Optimizer]:
-    """Muon for the layers' matrices, AdamW for the embedding, the norms and a head named `score`."""
+    """Muon for the layers' matrices, AdamW for the embedding, the norms and a head named `score`.
+
+    Without a `rate` AdamW moves everything, and its weight decay is Muon's.
+    """
+    if rate is None:
+        everything = model.parameters()
+        return [torch.optim.AdamW(everything, lr=ADAM_RATE, weight_decay=DECAY, betas=BETAS)]
     apart = ("embed", "score")
     matrices = [
         p for n, p in model.named_parameters() if p.ndim == 2 and not any(a in n for a in apart)
@@ -69,7 +77,7 @@ def build_optimizers(
     others = [p for p in model.parameters() if id(p) not in known]
     return [
         torch.optim.Muon(matrices, lr=rate, weight_decay=DECAY),
-        torch.optim.AdamW(others, lr=ADAM_RATE, weight_decay=0.0, betas=(0.9, 0.98)),
+        torch.optim.AdamW(others, lr=ADAM_RATE, weight_decay=0.0, betas=BETAS),
     ]
 
 

@@ -29,7 +29,7 @@ from workbench.packaged import SHIPPED_MODELS, data_path
 from workbench.tiny import advice_card, card, scribe_card
 from workbench.tiny.advice import GUIDES, advice
 from workbench.tiny.corpus import Example, Mixture, examples
-from workbench.tiny.descent import THREADS, descend, fixed_threads
+from workbench.tiny.descent import MUON_RATE, THREADS, descend, fixed_threads
 from workbench.tiny.judges import SETTINGS as JUDGE_SETTINGS
 from workbench.tiny.judges import train_judge
 from workbench.tiny.raters import RATERS
@@ -46,7 +46,7 @@ MODELS = {  # the models of the sums' world differ in nothing but the mixture
 }
 
 STEPS, GUIDE_STEPS = 4000, 1500
-SCRIBE_SETTINGS = (2000, 128)  # steps, and demonstrations in each
+SCRIBE_STEPS = 3000
 SMOKE_STEPS = 20
 BATCH = 64  # demonstrations per step
 PARTS = 2  # of a batch, each of like length
@@ -95,7 +95,9 @@ def pretrain(
         if name in RATERS:
             model = train_judge(RATERS[name], tokenizer, seed, steps, batch, title)
         else:
-            model = train(_demonstrations(name, seed), tokenizer, seed, steps, batch, title)
+            rate = None if name in SCRIBES else MUON_RATE
+            shown = _demonstrations(name, seed)
+            model = train(shown, tokenizer, seed, steps, batch, title, rate)
         folder.mkdir(parents=True, exist_ok=True)
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
@@ -108,7 +110,7 @@ def _settings(name: str) -> tuple[int, int]:
     if name in RATERS:
         return JUDGE_SETTINGS
     if name in SCRIBES:
-        return SCRIBE_SETTINGS
+        return SCRIBE_STEPS, BATCH
     return (STEPS if name in MODELS else GUIDE_STEPS), BATCH
 
 
@@ -155,8 +157,9 @@ def train(
     steps: int,
     batch: int,
     title: str | None,
+    rate: float | None = MUON_RATE,
 ) -> PreTrainedModel:
-    """The training loop; `title` names the progress bar, None leaves it out."""
+    """The training loop; `title` names the progress bar, None leaves it out; `rate` is Muon's or None."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = build_model(tokenizer).train()
@@ -168,7 +171,7 @@ def train(
         for part in parts:
             yield completion_loss(model, part) / targets
 
-    return descend(model, losses, steps, title)
+    return descend(model, losses, steps, title, rate)
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
