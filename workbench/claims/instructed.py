@@ -3,22 +3,26 @@
 also    the trained weights on further tasks: the claim's own with other parameters, such as held-out kinds
 models  how good an arm's constraint reward model is, on pairs and on groups (see `labelling.quality`)
 
-Arms of one seed whose constraint reward models would be trained alike share one: it is a function of the base,
-the seed and its settings.
+Arms of one seed whose constraint reward models would be trained alike share one: it is a function of the
+base, the seed and its settings.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 
 from workbench.claims.plan import Claim
 from workbench.evaluation import evaluate
-from workbench.labelling import ConstraintModel, fit_blind, settings_of, wanted
-from workbench.labelling.quality import group_quality, mixed_groups, soft_groups
+from workbench.labelling import ConstraintModel, label, settings_of, wanted
+from workbench.labelling.fitting import fit_pairs
+from workbench.labelling.quality import group_quality, held_out_quality, mixed_groups, soft_groups
 from workbench.recipe import Recipe
 from workbench.rewards.constraints import OWN
+from workbench.rewards.verdicts import new_verdict_model
+from workbench.seeds import LABELS, step_seed
 from workbench.tasks import make_task
 from workbench.trainer import State
 
@@ -48,8 +52,8 @@ def also_metrics(state: State, claim: Claim, seed: int) -> dict[str, float]:
 def model_metrics(state: State, claim: Claim, recipe: Recipe, arm: str) -> dict[str, float]:
     """model/… of the arm's constraint reward model; nothing where it has none, or the claim does not ask.
 
-    group_… on groups of soft constraints, which it judges all; rules_… on mixed ones, hard by rule, as the reward
-    does; blind_accuracy is that of a model trained on the same pairs without seeing the constraint.
+    group_… on groups of soft constraints, which it judges all; rules_… on mixed ones, hard by rule, as the
+    reward does; blind_accuracy, of the first seed alone, see there.
     """
     model = state.constraint_model
     if arm not in claim.models or model is None:
@@ -61,8 +65,35 @@ def model_metrics(state: State, claim: Claim, recipe: Recipe, arm: str) -> dict[
     found |= {f"rules_{k}": v for k, v in mixed.items()}
     arguments = wanted(recipe)
     if arguments is not None and recipe.seed == claim.seeds[0]:
-        found["blind_accuracy"] = fit_blind(state.policy, state.task, recipe, model)
+        found["blind_accuracy"] = blind_accuracy(state, recipe, model)
     return {f"model/{key}": float(value) for key, value in found.items() if np.isfinite(value)}
+
+
+def blind_accuracy(state: State, recipe: Recipe, model: ConstraintModel) -> float:
+    """How well held-out pseudo-labels are told by a model trained on the same answers, constraint unseen.
+
+    One that sees the constraint alone is right half of the time: each stands in as many kept as missed answers.
+    """
+    policy, settings = state.policy, model.settings
+    seed = step_seed(recipe.seed, model.step, LABELS)
+    with policy.holding(policy.base_adapter()):
+        labelled = label(
+            policy,
+            state.task,
+            pairs=settings["pairs"],
+            hard=settings["hard"],
+            max_new_tokens=recipe.max_new_tokens,
+            seed=seed,
+        )
+    train, held = (
+        [dataclasses.replace(pair, constraint="") for pair in pairs]
+        for pairs in (labelled.train, labelled.held)
+    )
+    judge = new_verdict_model(
+        policy.name, quantize="none", lora_rank=0, device=policy.device, seed=seed % 2**31
+    )
+    fit_pairs(judge, train, loss=settings["loss"], seed=seed)
+    return held_out_quality(judge, held, [])["accuracy"]
 
 
 class Shelf:

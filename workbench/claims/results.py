@@ -25,6 +25,7 @@ BASE = "base"  # the arm that is not trained: the base, sampled anew with each s
 SUPPORT = ("preserved", "expanded", "shrunk", "out")
 BEST = ["pass@1", "best/pass@1", "best/step"]  # the end beside the probe with the highest accuracy
 CROSS = ["post_post", "post_pre", "post_post_true", "post_pre_true"]  # who answers to the thoughts
+KEPT = ["constraints", "hard", "soft", "held_out/constraints", "longer/constraints"]  # shares, by truth
 RATIOS = ("srr", "ndr", "sds", "nscr")
 Result = dict[str, Any]
 
@@ -214,7 +215,8 @@ def table(
         blocks.insert(0, BEST)
     found = result["base"]["summary"]
     crossed = [name for name in CROSS if name in found and not metrics]
-    blocks += [crossed] if crossed else []
+    instructed = [name for name in KEPT if name in found and not metrics]
+    blocks += [block for block in (crossed, instructed) if block]
     parts = [f"{result['title']}\n{_conditions(result)}"]
     parts += [_block(_arm_lines(result, block), block, "arm") for block in blocks]
     parts += [f"{arm} seed {seed}: {text}" for arm, seed, text in _failures(result)]
@@ -225,7 +227,7 @@ def table(
             (f"{pair['arm']} - {pair['control']}", len(pair["seeds"]), pair["metrics"])
             for pair in result["differences"]
         ]
-        parts += [_block(lines, block, "pair") for block in (shown, crossed) if block]
+        parts += [_block(lines, block, "pair") for block in (shown, crossed, instructed) if block]
     return "\n\n".join(parts)
 
 
