@@ -34,6 +34,49 @@ def toy_world(tmp_path_factory):
     return str(folder)
 
 
+@pytest.fixture(scope="session")
+def toy_scribe(tmp_path_factory):
+    """A folder with a random one-layer model in the vocabulary of lines.
+
+    It never thinks: it writes some words, a mark now and then, and ends after a handful.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from workbench.tasks.lexicon import WORDS
+    from workbench.tiny.tokenizer import LINES_WORDS, build_tokenizer
+
+    folder = tmp_path_factory.mktemp("toy") / "toy-scribe"
+    tokenizer = build_tokenizer(LINES_WORDS)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=256,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        tie_word_embeddings=False,
+        initializer_range=0.1,
+    )
+    wanted = {f" {word}": 0.0 for word in WORDS} | {tokenizer.eos_token: 0.9, ".": 0.3}
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(config)
+        # One coordinate of the stream is the same for all tokens, so that its column in the head is a bias.
+        model.model.embed_tokens.weight *= 10
+        model.model.embed_tokens.weight[:, 0] = 6.0
+        model.lm_head.weight *= 2
+        model.lm_head.weight[:, 0] = -4.0
+        for token, bias in wanted.items():
+            model.lm_head.weight[tokenizer.convert_tokens_to_ids(token), 0] = bias
+        model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
 def digits(rollouts, task):
     """Share of a completion's tokens that are digits: a reward that a random model earns at once."""
     share = [sum(c.isdigit() for c in text) / (len(text) + 1) for text in rollouts.completions]

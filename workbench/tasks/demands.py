@@ -178,6 +178,11 @@ def draw(kind: str, rng: random.Random) -> Constraint:
     return Constraint(kind, arguments, rng.choice(row.wordings).format(**arguments))
 
 
+def names_of(kind: str) -> tuple[str, ...]:
+    """The names of a kind's arguments."""
+    return tuple(KINDS[kind].draw(random.Random(0)))
+
+
 def note(constraint: Constraint) -> str:
     """How a plan puts the constraint."""
     return KINDS[constraint.kind].note.format(**constraint.arguments)

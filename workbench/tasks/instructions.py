@@ -34,6 +34,7 @@ KINDS = ("trained", "held_out", "all")
 LIGHT = ("light", "light_choice")  # the published data's mathematics and multiple choice
 LONGEST = 7  # constraints; as many as the scribe's demonstrators knew
 EVAL_CHAINS = 128
+PATIENCE = 1000  # draws without a new chain before the world counts as exhausted
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Instructions:
     checked: bool = False
     """Whether rules can check every constraint of the source, as in IFEval, so that answers have a score."""
     chains: int = 400
-    """Chains of the tiny world to train on."""
+    """Chains of the tiny world to train on; fewer where it holds no more of them."""
     constraints: int = 5
     """Constraints of a whole chain in the tiny world."""
     kinds: str = "trained"
@@ -91,13 +92,16 @@ class Instructions:
         return _drawn(self, split)
 
     def whole_chains(self, split: str) -> list[Row]:
-        """The rows of `split` that are the last rung of their chain; `rungs` gives the prompts before."""
+        """The rows of `split` that are the last rung of their chain; `rungs` gives the prompts before.
+
+        Mathematics and multiple choice have no rungs, and are left out.
+        """
         check_split(split)
         if not self.source:
             return [
                 row_of(chain, i, self.constraints) for i, chain in enumerate(_chains(self, split))
             ]
-        return last_rungs(list(self.dataset(split)))
+        return [row for row in last_rungs(list(self.dataset(split))) if not _is_light(row)]
 
     def messages(self, row: Row) -> list[Message]:
         """One user message: the prompt, and the instruction under it."""
@@ -209,9 +213,12 @@ def _chains(task: Instructions, split: str) -> tuple[Chain, ...]:
     rng = random.Random(f"{task.name}/{split}/{task.kinds}/{task.constraints}/{task.seed}")
     count = task.chains if split == "train" else EVAL_CHAINS
     found: dict[str, Chain] = {}
-    while len(found) < count:
+    misses = 0
+    while len(found) < count and misses < PATIENCE:
         chain = draw_chain(rng, split, task.constraints, task.kinds)
-        found.setdefault(chain.prompt(task.constraints), chain)
+        prompt = chain.prompt(task.constraints)
+        misses = misses + 1 if prompt in found else 0
+        found.setdefault(prompt, chain)
     return tuple(found.values())
 
 
@@ -245,8 +252,8 @@ def rungs(row: Row) -> list[str]:
     Raises:
         WorkbenchError: where the prompt does not hold the constraints' texts in their order.
     """
-    prompt, end = str(row["prompt"]), len(row["prompt"])
-    found = [prompt]
+    prompt = str(row["prompt"])
+    found, end = [prompt], len(prompt)
     for text in reversed(row["constraint"]):
         end = prompt.rfind(text, 0, end)
         if end < 0:
@@ -262,9 +269,13 @@ def rungs(row: Row) -> list[str]:
 def seed_of(row: Row) -> str:
     """The prompt without its constraints, by which rows of one chain are known; else the prompt."""
     try:
-        return rungs(row)[0]
+        return str(row["prompt"]) if _is_light(row) else rungs(row)[0]
     except WorkbenchError:
         return str(row["prompt"])
+
+
+def _is_light(row: Row) -> bool:
+    return any(kind in LIGHT for kind in row["instruction_id_list"])
 
 
 def last_rungs(rows: Sequence[Row]) -> list[Row]:
@@ -342,12 +353,31 @@ def _checked(task: Instructions, row: Row, where: str) -> Row:
         )
     cleaned = []
     for kind, given, text in zip(*lists, strict=True):
-        if not str(text or "").strip():
-            raise WorkbenchError(f"{where} has an empty constraint; fill or remove it.")
+        if not isinstance(text, str) or not text.strip():
+            raise WorkbenchError(
+                f"{where} has the constraint {text!r}; give its text, or remove it."
+            )
+        if not isinstance(given, dict | None):
+            raise WorkbenchError(
+                f"{where} has the kwargs {given!r}; give an object for each constraint."
+            )
         if task.checked and not is_hard(kind):
             raise WorkbenchError(
                 f"{where} has the constraint {kind!r}, which no rule can check; set checked to false."
             )
-        cleaned.append(ifeval.cleaned(kind, given or {}, where) if ifeval.is_known(kind) else {})
+        cleaned.append(_cleaned(kind, given or {}, where))
     kept = {column: row[column] for column in COLUMNS} | {"kwargs": cleaned}
     return kept | {"seed": seed_of(row), "level": len(cleaned)}
+
+
+def _cleaned(kind: str, given: dict[str, Any], where: str) -> dict[str, Any]:
+    """The arguments that the kind's checker takes; none of a kind that only a model can judge."""
+    if ifeval.is_known(kind):
+        return ifeval.cleaned(kind, given, where)
+    taken = demands.names_of(kind) if kind in demands.KINDS else ()
+    if any(given.get(name) is None for name in taken):
+        raise WorkbenchError(
+            f"{where} has the constraint {kind!r}, which is one of the tiny world's kinds and takes "
+            f"{' and '.join(taken)} in its kwargs; give that, or call the kind otherwise, such as soft."
+        )
+    return {name: given[name] for name in taken}
