@@ -64,8 +64,9 @@ def test_the_legends_name_each_visible_line_once():
 
 
 def test_subplots_do_not_overlap_and_marks_have_their_own_axis():
-    for rows in (3, 4, 5):
-        cells = [plots.cell(subplot, rows) for subplot in series.SUBPLOTS if subplot.row < rows]
+    for below in ((), (3,), (3, 4), (5, 6), (6,), (3, 4, 5, 6)):
+        there = [p for p in series.SUBPLOTS if p.row < 3 or p.row in below]
+        cells = [plots.cell(subplot, below) for subplot in there]
         for i, (left, right, bottom, top) in enumerate(cells):
             assert 0 <= left < right <= 1.001 and 0 <= bottom < top <= 1
             for other in cells[:i]:
@@ -103,9 +104,9 @@ def test_the_upper_rows_keep_their_size_in_pixels_when_further_ones_come():
     frame = plots.MARGIN["t"] + plots.MARGIN["b"]
     for subplot in (p for p in series.SUBPLOTS if p.row < 3):
         sizes = []
-        for rows in (3, 5):
-            _, _, bottom, top = plots.cell(subplot, rows)
-            sizes.append((top - bottom) * (plots.height_of(rows) - frame))
+        for below in ((), (3, 5, 6)):
+            _, _, bottom, top = plots.cell(subplot, below)
+            sizes.append((top - bottom) * (plots.height_of(below) - frame))
         np.testing.assert_allclose(*sizes)
 
 
@@ -123,14 +124,13 @@ def test_the_row_of_post_pre_comes_by_itself_and_below_that_of_alpha():
     both = plots.curves_figure([("a", metrics.assign(**{"train/alpha": 0.5}), make_events())])
     assert both.layout.height == plots.HEIGHT + 2 * plots.ROW
     post, alpha = (next(p for p in series.SUBPLOTS if p.key == key) for key in ("post", "alpha"))
-    assert plots.cell(post, 5)[3] < plots.cell(alpha, 5)[2]
+    assert plots.cell(post, (3, 4))[3] < plots.cell(alpha, (3, 4))[2]
     frame = plots.MARGIN["t"] + plots.MARGIN["b"]
-    for rows, drawn in ((4, figure), (5, both)):
-        assert drawn.layout[plots.axis_names(post)[1]].domain == plots.cell(post, rows)[2:]
-        size = (plots.cell(post, rows)[3] - plots.cell(post, rows)[2]) * (
-            plots.height_of(rows) - frame
-        )
-        np.testing.assert_allclose(size, 0.18 * (plots.HEIGHT - frame) - plots.HEADROOM)
+    for below, drawn in (((4,), figure), ((3, 4), both)):
+        _, _, bottom, top = plots.cell(post, below)
+        assert drawn.layout[plots.axis_names(post)[1]].domain == (bottom, top)
+        size = (top - bottom) * (plots.height_of(below) - frame)
+        np.testing.assert_allclose(size, 0.18 * (plots.HEIGHT - frame) - plots.HEADROOM[4])
 
 
 def test_lines_of_post_pre_differ_by_dash_and_runs_by_marker():
@@ -140,3 +140,98 @@ def test_lines_of_post_pre_differ_by_dash_and_runs_by_marker():
     assert lines[2]["width"] < lines[1]["width"] < lines[0]["width"]
     assert one["post/post_pre"]["marker"]["symbol"] != two["post/post_pre"]["marker"]["symbol"]
     assert one["post/post_pre"]["showlegend"] and not two["post/post_pre"]["showlegend"]
+
+
+def make_instructed(steps=20):
+    """Metrics of a run under constraints; each has a level of its own, so that none is taken for another."""
+    return make_metrics(steps).assign(
+        **{
+            "constraints/hard": 0.61,
+            "constraints/soft": 0.52,
+            "eval/hard": 0.43,
+            "eval/soft": 0.34,
+        },
+        **{"constraints/kind/last": 0.71, "constraints/kind/topic": 0.82},
+        **{"constraints/level/1": 0.91, "constraints/level/4": 0.14},
+    )
+
+
+def test_the_rows_of_constraints_come_by_themselves_and_hold_what_their_names_say():
+    plain = plots.curves_figure([("a", make_metrics(), make_events())])
+    figure = plots.curves_figure([("a", make_instructed(), make_events((3, "x")))])
+    assert plain.layout.height == plots.HEIGHT
+    assert figure.layout.height == plots.HEIGHT + 2 * plots.ROW + plots.TALLER[6]
+    for key in ("kept", "level", "hard", "soft"):
+        assert title(figure, key).visible and not title(plain, key).visible
+        assert figure.data[plots.trace_index(0)[f"mark/{key}"]].visible
+        assert not plain.data[plots.trace_index(0)[f"mark/{key}"]].visible
+    drawn = {
+        t.meta["key"]: (t.name, float(np.float64(t.y[-1]).round(2)))
+        for t in figure.data
+        if t.visible
+    }
+    assert {
+        key: drawn[key] for key in drawn if key.split("/")[0] in ("kept", "level", "hard", "soft")
+    } == {
+        "kept/hard": ("hard", 0.61),
+        "kept/soft": ("soft", 0.52),
+        "kept/hard_true": ("hard, true", 0.43),
+        "kept/soft_true": ("soft, true", 0.34),
+        "level/1": ("1 constraint", 0.91),
+        "level/4": ("4 constraints", 0.14),
+        "hard/2": ("last", 0.71),
+        "soft/2": ("topic", 0.82),
+    }
+
+
+def test_each_line_of_constraints_is_in_its_subplot_and_told_apart_there():
+    figure = plots.curves_figure([("a", make_instructed(), make_events())])
+    for subplot in (p for p in series.SUBPLOTS if p.key in ("kept", "level", "hard", "soft")):
+        axis = plots.axis_ids(subplot)[1]
+        lines = [t for t in figure.data if t.yaxis == axis]
+        assert lines and {t.meta["key"].split("/")[0] for t in lines} == {subplot.key}
+        assert len({t.line.color for t in lines}) == len(lines)
+        assert figure.layout[plots.axis_names(subplot)[1]].range == (-0.02, 1.03)
+
+
+def test_verdicts_are_lines_and_truths_have_markers():
+    styles = plots.constraint_styles(0)
+    modes = {key: styles[f"kept/{key}"]["mode"] for key in series.KEPT}
+    assert modes == {
+        "hard": "lines", "soft": "lines", "hard_true": "lines+markers", "soft_true": "lines+markers",
+    }  # fmt: skip
+
+
+def test_lines_of_constraints_differ_by_dash_between_runs_and_are_named_once():
+    runs = [("a", make_instructed(), make_events()), ("b", make_instructed(), make_events())]
+    figure = plots.curves_figure(runs)
+    for key in ("kept/soft", "level/4", "hard/2", "soft/2"):
+        one, two = (figure.data[plots.trace_index(slot)[key]] for slot in (0, 1))
+        assert one.line.color == two.line.color and one.line.dash != two.line.dash
+    named = [t for t in figure.data if t.visible and t.showlegend is not False]
+    labels = [(t.legend, t.name) for t in named]
+    assert len(labels) == len(set(labels))
+    assert {("legend6", "soft, true"), ("legend7", "last"), ("legend8", "topic")} <= set(labels)
+
+
+def test_legends_of_kinds_stand_right_of_their_subplot_and_the_title_of_levels_is_its_legend():
+    figure = plots.curves_figure([("a", make_instructed(), make_events())])
+    hard, soft = (next(p for p in series.SUBPLOTS if p.key == key) for key in ("hard", "soft"))
+    assert plots.cell(hard, (5, 6))[1] == figure.layout.legend7.x < plots.cell(soft, (5, 6))[0]
+    assert plots.cell(soft, (5, 6))[1] == figure.layout.legend8.x < 0.85
+    text = title(figure, "level").text
+    assert all(f'{colour}">{k}<' in text for k, colour in plots.LEVEL_COLOURS.items())
+
+
+def luminance(colour):
+    """Relative luminance as WCAG 2 defines it."""
+    parts = np.array(list(bytes.fromhex(colour[1:]))) / 255
+    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    return float(linear @ (0.2126, 0.7152, 0.0722))
+
+
+def test_colours_of_levels_darken_in_order_and_are_seen_on_white_and_on_black():
+    found = [luminance(colour) for colour in plots.LEVEL_COLOURS.values()]
+    assert found == sorted(found, reverse=True)
+    dark = luminance("#212121")  # of JupyterLab
+    assert all(1.05 / (one + 0.05) > 2 and (one + 0.05) / (dark + 0.05) > 2 for one in found)

@@ -156,3 +156,89 @@ def test_malformed_completions_are_drawn_beside_post_pre_and_do_not_ask_for_a_ro
     beside = make_cross().assign(**{"rollout/malformed": 0.25})
     data = series.trace_data("a", beside, make_events())
     assert data["malformed"].visible and series.extras([data]) == {"post", "malformed"}
+
+
+def make_instructed(kinds, steps=4, **more):
+    """Metrics with a verdict for each kind, the i-th at 0.1 i, at as many steps as `kinds` says."""
+    columns = {
+        f"constraints/kind/{kind}": [0.1 * i if step < count else None for step in range(steps + 1)]
+        for i, (kind, count) in enumerate(kinds.items())
+    }
+    return make_metrics(steps).assign(**columns, **more)
+
+
+def test_constraints_kept_are_drawn_as_judged_and_by_truth():
+    numbers = {"constraints/hard": 0.7, "constraints/soft": 0.6, "eval/hard": 0.5, "eval/soft": 0.4}
+    data = series.trace_data("a", make_metrics().assign(**numbers), make_events((3, "paused")))
+    found = {
+        key: (data[f"kept/{key}"].name, float(data[f"kept/{key}"].y[0])) for key in series.KEPT
+    }
+    expected = {
+        "hard": ("hard", 0.7), "soft": ("soft", 0.6),
+        "hard_true": ("hard, true", 0.5), "soft_true": ("soft, true", 0.4),
+    }  # fmt: skip
+    assert {key: (name, round(value, 6)) for key, (name, value) in found.items()} == expected
+    assert series.extras([data]) == {"kept"} and data["mark/kept"].visible
+    assert not data["mark/hard"].visible
+
+
+def test_truth_alone_asks_for_the_row_and_a_run_without_constraints_has_none():
+    data = series.trace_data("a", make_metrics().assign(**{"eval/soft": 0.4}), make_events())
+    assert series.extras([data]) == {"kept"}
+    assert [key for key in series.KEPT if data[f"kept/{key}"].visible] == ["soft_true"]
+    plain = series.trace_data("a", make_metrics(), make_events())
+    assert series.extras([plain]) == frozenset()
+
+
+def test_levels_are_the_rewards_of_prompts_with_so_many_constraints():
+    numbers = {f"constraints/level/{k}": 0.1 * k for k in (1, 2, 7, 8)}
+    data = series.trace_data("a", make_metrics().assign(**numbers), make_events())
+    shown = [k for k in series.LEVELS if data[f"level/{k}"].visible]
+    assert shown == [1, 2, 7] and series.extras([data]) == {"level"}
+    np.testing.assert_allclose([data[f"level/{k}"].y[-1] for k in shown], [0.1, 0.2, 0.7])
+    assert [data[f"level/{k}"].name for k in (1, 2)] == ["1 constraint", "2 constraints"]
+
+
+def test_kinds_of_the_tiny_world_keep_their_slots_whichever_others_are_measured():
+    from workbench.tasks import demands
+
+    assert (tuple(demands.HARD), tuple(demands.SOFT)) == (series.HARD_KINDS, series.SOFT_KINDS)
+    every = dict.fromkeys(reversed(demands.KINDS), 3)
+    for kinds in (every, {"mark": 3, "topic": 3}):
+        metrics = make_instructed(kinds)
+        data = series.trace_data("a", metrics, make_events())
+        assert series.extras([data]) == {"hard", "soft"}
+        for side, own in (("hard", series.HARD_KINDS), ("soft", series.SOFT_KINDS)):
+            for slot, kind in enumerate(own):
+                trace = data[f"{side}/{slot}"]
+                assert trace.visible == (kind in kinds)
+                if trace.visible:
+                    assert trace.name == kind
+                    expected = metrics[f"constraints/kind/{kind}"].dropna()
+                    np.testing.assert_allclose(trace.y, expected, rtol=1e-6)
+
+
+def test_of_many_kinds_those_measured_most_often_are_drawn_in_the_order_of_their_names():
+    often = {f"keywords:k{i}": 5 for i in (5, 3, 1, 7, 6, 4, 2, 0)}
+    metrics = make_instructed({"keywords:rare": 2} | often | {"soft": 4})
+    data = series.trace_data("a", metrics, make_events())
+    assert [data[f"hard/{i}"].name for i in range(8)] == [f"k{i}" for i in range(8)]
+    np.testing.assert_allclose(data["hard/0"].y, [0.8] * 5, rtol=1e-6)  # the ninth of the table
+    assert data["soft/0"].name == "soft" and len(data["soft/0"].y) == 4
+    assert not data["soft/1"].visible
+
+
+def test_hard_and_soft_kinds_are_told_by_name_as_the_task_does():
+    from workbench.tasks import instructions
+
+    names = [*series.HARD_KINDS, *series.SOFT_KINDS, *instructions.LIGHT, "soft", "tone"]
+    names += ["keywords:existence", "punctuation:no_comma"]
+    assert [series.is_hard(name) for name in names] == [
+        instructions.is_hard(name) for name in names
+    ]
+
+
+def test_names_of_kinds_are_cut_and_inert():
+    assert series.kind_label("detectable_format:number_highlighted_sections") == "number high…"
+    assert series.kind_label("language:response_language") == "response la…"
+    assert series.kind_label("<b>x</b>") == "&lt;b&gt;x&lt;/b&gt;"

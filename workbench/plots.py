@@ -14,23 +14,31 @@ import plotly.graph_objects as go
 
 from workbench.series import (
     ASKS,
+    HARD_KINDS,
+    KEPT,
     KS,
+    LEVELS,
     NOTHING,
     POST,
     REWARD_SLOTS,
+    SOFT_KINDS,
     STEP_SUBPLOTS,
     SUBPLOTS,
     RunCurves,
     Subplot,
     TraceData,
     extras,
+    rows_of,
     trace_data,
 )
 
 HEIGHT = 740  # of three rows
 ROW = 176  # more, for each further one
-HEADROOM = 16  # pixels that the row of T_post + A_pre is lower
+TALLER = {6: 40}  # row -> pixels above ROW, so that a legend of eight kinds fits beside it
+# Row -> pixels that it is lower: a title stands there above a legend, below the steps of another row.
+HEADROOM = {4: 16, 5: 16}
 MARGIN = {"l": 44, "r": 12, "t": 8, "b": 34}
+SHARES = (0, 5, 6)  # rows whose numbers are shares, drawn from 0 to 1
 TICK_KS = tuple(4**i for i in range(7))
 
 # Okabe and Ito's palette, told apart with any colour vision; amber for its yellow, unseen on white.
@@ -40,13 +48,26 @@ PALETTE = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION, AMBER, GREY)
 K_COLOURS = dict(zip(KS, (BLUE, AMBER, SKY, GREEN, ORANGE, PURPLE, VERMILLION), strict=True))
 RUN_COLOURS = (GREEN, PURPLE, BLUE, ORANGE)
 REWARD_COLOURS = (GREY, BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION, AMBER)
+# From light to dark, and both seen on white and on black.
+LEVEL_COLOURS = dict(
+    zip(
+        LEVELS,
+        ("#E69F00", "#E27D3A", "#D4615C", "#BA4F7E", "#9A4C9B", "#7355AE", "#4A5FB8"),
+        strict=True,
+    )
+)
+KEPT_COLOURS = {"hard": SKY, "soft": ORANGE, "hard_true": BLUE, "soft_true": VERMILLION}
 CLEAR = "rgba(0,0,0,0)"
 LEGENDS = {
     "pass": "legend",
     "k": "legend2",
     "reward": "legend3",
     "post": "legend5",
+    "kept": "legend6",
+    "hard": "legend7",
+    "soft": "legend8",
 }  # subplot -> its legend
+BESIDE = ("hard", "soft")  # their legends stand to the right
 DASHES = ("solid", "dash", "dot", "dashdot")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up")
 
@@ -58,24 +79,24 @@ def axis_ids(subplot: Subplot) -> tuple[str, str, str]:
     return f"x{suffix}", f"y{suffix}", f"y{number + len(SUBPLOTS)}"
 
 
-def height_of(rows: int) -> int:
-    """Height in pixels of a figure of three rows or more."""
-    return HEIGHT + ROW * (rows - 3)
+def height_of(below: Sequence[int] = ()) -> int:
+    """Height in pixels of a figure of three rows and those `below` them."""
+    return HEIGHT + sum(ROW + TALLER.get(row, 0) for row in below)
 
 
-def cell(subplot: Subplot, rows: int = 3) -> tuple[float, float, float, float]:
-    """Left, right, bottom and top of a subplot's axes, as shares of a figure of `rows` rows."""
+def cell(subplot: Subplot, below: Sequence[int] = ()) -> tuple[float, float, float, float]:
+    """Left, right, bottom and top of a subplot's axes, as shares of a figure with the rows `below` too."""
     width, gap = 0.27, 0.095
     left = subplot.column * (width + gap)
     places = ((0.595, 0.93), (0.32, 0.495), (0.055, 0.235))
     frame = MARGIN["t"] + MARGIN["b"]
-    of_three, whole = HEIGHT - frame, height_of(rows) - frame
+    of_three, whole = HEIGHT - frame, height_of(below) - frame
     # Each further row takes the third one's place and lifts those above it.
-    up = ROW * (rows - 1 - max(min(subplot.row, rows - 1), 2))
-    bottom, top = ((share * of_three + up) / whole for share in places[min(subplot.row, 2)])
-    if subplot.row == 4:
-        top -= HEADROOM / whole  # its title stands above a legend, below the steps of another row
-    return left, left + width * subplot.span + gap * (subplot.span - 1), bottom, top
+    up = height_of([row for row in below if row > subplot.row]) - HEIGHT
+    bottom, top = (share * of_three + up for share in places[min(subplot.row, 2)])
+    top += TALLER.get(subplot.row, 0) - HEADROOM.get(subplot.row, 0)
+    right = left + width * subplot.span + gap * (subplot.span - 1)
+    return left, right, bottom / whole, top / whole
 
 
 def trace_styles(slot: int) -> dict[str, dict[str, Any]]:
@@ -107,7 +128,7 @@ def trace_styles(slot: int) -> dict[str, dict[str, Any]]:
             "subplot": "reward", "mode": "lines", "legend": "legend3", "showlegend": first,
             "line": {"color": REWARD_COLOURS[index], "dash": dash, "width": 2.4 - (index > 0)},
         }  # fmt: skip
-    styles |= post_styles(slot)
+    styles |= post_styles(slot) | constraint_styles(slot)
     for subplot in SUBPLOTS:
         if subplot.metric:
             styles[subplot.key] = {
@@ -145,6 +166,31 @@ def post_styles(slot: int) -> dict[str, dict[str, Any]]:
         }
         for key, hue, dash, width in zip(POST, (colour, GREY) * 2, DASHES, widths, strict=True)
     }  # fmt: skip
+
+
+def constraint_styles(slot: int) -> dict[str, dict[str, Any]]:
+    """The looks of the lines of instruction following: the colour tells what, dash and marker which run."""
+    dash, symbol = DASHES[slot % len(DASHES)], SYMBOLS[slot % len(SYMBOLS)]
+    styles: dict[str, dict[str, Any]] = {}
+    for key in KEPT:
+        true = key.endswith("_true")
+        styles[f"kept/{key}"] = {
+            "subplot": "kept", "mode": "lines+markers" if true else "lines", "legend": LEGENDS["kept"],
+            "showlegend": slot == 0, "marker": {"symbol": symbol, "size": 6},
+            "line": {"color": KEPT_COLOURS[key], "dash": dash, "width": 2.4 if true else 1.4},
+        }  # fmt: skip
+    for level in LEVELS:
+        styles[f"level/{level}"] = {
+            "subplot": "level", "mode": "lines", "showlegend": False,  # the title names the colours
+            "line": {"color": LEVEL_COLOURS[level], "dash": dash, "width": 1.5},
+        }  # fmt: skip
+    for side, kinds in (("hard", HARD_KINDS), ("soft", SOFT_KINDS)):
+        for at in range(len(kinds)):
+            styles[f"{side}/{at}"] = {
+                "subplot": side, "mode": "lines", "legend": LEGENDS[side], "showlegend": slot == 0,
+                "line": {"color": PALETTE[at], "dash": dash, "width": 1.5},
+            }  # fmt: skip
+    return styles
 
 
 def trace_index(slot: int) -> dict[str, int]:
@@ -187,7 +233,7 @@ def layout(theme: str, runs: int) -> dict[str, Any]:
         result[y_name] = {**common, "anchor": x_axis, "nticks": 5}
         overlay = {"overlaying": y_axis, "anchor": x_axis, "range": [0, 1]}
         result[mark_name] = {**overlay, "visible": False, "fixedrange": True}
-        if subplot.row == 0:
+        if subplot.row in SHARES:
             result[y_name] |= {"range": [-0.02, 1.03], "dtick": 0.25}
         if subplot.metric:
             result[y_name]["rangemode"] = "tozero"
@@ -195,12 +241,22 @@ def layout(theme: str, runs: int) -> dict[str, Any]:
             labels = [str(k) for k in TICK_KS]
             result[x_name] |= {"type": "log", "tickvals": TICK_KS, "ticktext": labels}
         result["annotations"].append({
-            "text": f"<b>{subplot.title}</b>", "font": {"size": 12}, "showarrow": False,
+            "text": title_of(subplot), "font": {"size": 12}, "showarrow": False,
             "x": 0, "xref": f"{x_axis} domain", "xanchor": "left",
             "y": 1, "yref": f"{y_axis} domain", "yanchor": "bottom",
-            "yshift": 4 if subplot.metric else 20,
+            "yshift": 20 if subplot.key in LEGENDS and subplot.key not in BESIDE else 4,
         })  # fmt: skip
     return result | legends(runs)
+
+
+def title_of(subplot: Subplot) -> str:
+    """A subplot's title; that of the levels names each in its colour, in place of a legend wider than it."""
+    if subplot.key != "level":
+        return f"<b>{subplot.title}</b>"
+    coloured = "\u2009".join(
+        f'<span style="color:{c}">{k}</span>' for k, c in LEVEL_COLOURS.items()
+    )
+    return f"<b>{subplot.title} {coloured}</b>"
 
 
 def axis_names(subplot: Subplot) -> tuple[str, str, str]:
@@ -211,22 +267,25 @@ def axis_names(subplot: Subplot) -> tuple[str, str, str]:
 def arrange(figure: go.Figure, extra: Collection[str] = ()) -> None:
     """Show three rows and the subplots `extra` of those below. On a live figure, within ``batch_update``."""
     layout = figure.layout
-    rows = 3 + len({subplot.row for subplot in SUBPLOTS if subplot.key in extra})
-    layout.height = height_of(rows)
+    below = rows_of(extra)
+    layout.height = height_of(below)
     for subplot, title in zip(SUBPLOTS, layout.annotations, strict=True):
         title.visible = shown = subplot.row not in ASKS or subplot.key in extra
-        left, right, bottom, top = cell(subplot, rows) if shown else (0, 0.01, 0, 0.01)
+        left, right, bottom, top = cell(subplot, below) if shown else (0, 0.01, 0, 0.01)
         x_name, y_name, _ = axis_names(subplot)
         layout[x_name].update(domain=[left, right], visible=shown)
         layout[y_name].update(domain=[bottom, top], visible=shown)
         if subplot.key in LEGENDS:
-            layout[LEGENDS[subplot.key]].update(x=left, y=top)
+            layout[LEGENDS[subplot.key]].update(x=right if subplot.key in BESIDE else left, y=top)
 
 
 def legends(runs: int) -> dict[str, Any]:
-    """A legend each for pass@k, for base and now, for the rewards and for the names of the runs."""
+    """A legend for each subplot of LEGENDS, above it or beside it, and one for the names of the runs."""
     above = {"font": {"size": 10}, "bgcolor": CLEAR, "orientation": "h", "yanchor": "bottom"}
-    result: dict[str, Any] = {name: dict(above) for name in LEGENDS.values()}
+    beside = above | {"orientation": "v", "yanchor": "top"}
+    result: dict[str, Any] = {
+        name: dict(beside if key in BESIDE else above) for key, name in LEGENDS.items()
+    }
     result["legend4"] = {
         **above, "x": 0, "y": 0, "yanchor": "top", "visible": runs > 1,
         "title": {"text": "runs ", "font": {"size": 10}},

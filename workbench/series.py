@@ -21,6 +21,13 @@ MAX_POINTS = 2_000
 REWARD_SLOTS = 8  # reward/total and seven parts; a live figure can't grow traces
 KS = (1, 2, 4, 8, 16, 32, 64)
 SHOWN_KS = (1, 4, 16, 64)  # over steps, beside the greatest; pass@k against k has them all
+LEVELS = (1, 2, 3, 4, 5, 6, 7)  # constraints of a prompt
+# The tiny world's kinds of constraints have slots of their own; of other kinds as many are drawn.
+HARD_KINDS = ("count", "first", "last", "contains", "avoids", "mark", "repeats", "order")
+SOFT_KINDS = ("mood", "register", "topic", "style", "rhythm")
+OTHER_HARD = ("light", "light_choice")  # and IFEval's, whose names have a colon
+KIND = "constraints/kind/"
+KIND_LENGTH = 12  # letters of a kind in a legend: as many as fit beside a narrow subplot
 
 
 @dataclass(frozen=True)
@@ -30,9 +37,9 @@ class Subplot:
     key: str
     title: str
     row: int
-    column: int
+    column: float
     span: int = 1
-    metric: str = ""  # "" where the lines are many: pass@k and the rewards
+    metric: str = ""  # "" where the lines are many, as of pass@k and of the rewards
     varies: bool = False  # drawn only where the metric is not the same at every step
 
 
@@ -49,9 +56,13 @@ SUBPLOTS = (
     Subplot("beta", "beta, while it moves", 3, 2, metric="train/beta", varies=True),
     Subplot("post", "T_post + A_pre: initial policy answers", 4, 0, 2),
     Subplot("malformed", "malformed (share)", 4, 2, metric="rollout/malformed"),
+    Subplot("kept", "constraints kept: as judged, and true", 5, 0, 2),
+    Subplot("level", "by level", 5, 2),
+    Subplot("hard", "hard constraints by kind", 6, 0),
+    Subplot("soft", "soft constraints by kind", 6, 1.5),
 )
 # Row -> the subplots for which it comes; its others are shown with these.
-ASKS = {3: ("alpha", "beta"), 4: ("post",)}
+ASKS = {3: ("alpha", "beta"), 4: ("post",), 5: ("kept", "level"), 6: ("hard", "soft")}
 EXTRA = tuple(subplot for subplot in SUBPLOTS if subplot.row in ASKS)
 # Trace -> its name: the score of the policy's thoughts with the answers of either, as the reward judges it
 # and as the task knows it.
@@ -60,6 +71,13 @@ POST = {
     "post_post": "A_post",
     "post_pre_true": "A_pre, true",
     "post_post_true": "A_post, true",
+}
+# Trace -> its metric and name: the share of constraints kept, by the reward's verdicts and by the truth.
+KEPT = {
+    "hard": ("constraints/hard", "hard"),
+    "soft": ("constraints/soft", "soft"),
+    "hard_true": ("eval/hard", "hard, true"),
+    "soft_true": ("eval/soft", "soft, true"),
 }
 STEP_SUBPLOTS = tuple(subplot for subplot in SUBPLOTS if subplot.key != "k")
 
@@ -119,6 +137,12 @@ def single(metrics: pd.DataFrame, subplot: Subplot, name: str) -> TraceData:
     return NOTHING if subplot.varies and (found.y == found.y[:1]).all() else found
 
 
+def rows_of(keys: Iterable[str]) -> tuple[int, ...]:
+    """The rows below the third that the subplots `keys` are in, from the top."""
+    shown = set(keys)
+    return tuple(sorted({subplot.row for subplot in EXTRA if subplot.key in shown}))
+
+
 def extras(runs: Iterable[Mapping[str, TraceData]]) -> frozenset[str]:
     """The subplots below the third row that a run's traces have something for, of rows that are asked for."""
     found = {key.split("/")[0] for data in runs for key, trace in data.items() if trace.visible}
@@ -158,6 +182,52 @@ def reward_columns(metrics: pd.DataFrame) -> list[str]:
     return sorted(parts, key=lambda column: column != "reward/total")[:REWARD_SLOTS]
 
 
+def is_hard(kind: str) -> bool:
+    """Whether a rule judges constraints of this kind, told by its name alone."""
+    return kind in HARD_KINDS or kind in OTHER_HARD or ":" in kind
+
+
+def kinds_drawn(metrics: pd.DataFrame, *, hard: bool) -> list[str]:
+    """The hard or the soft kinds to draw, one for each slot.
+
+    Those of the tiny world always have the same slots, and so the same colours; of others the kinds that
+    the most steps have measured are drawn, in the order of their names.
+    """
+    own = HARD_KINDS if hard else SOFT_KINDS
+    names = [column.removeprefix(KIND) for column in metrics if column.startswith(KIND)]
+    found = [kind for kind in names if is_hard(kind) == hard]
+    if set(found) & set(own):
+        return list(own)
+    often = sorted(found, key=lambda kind: -metrics[KIND + kind].count())
+    return sorted(often[: len(own)])
+
+
+def kind_label(kind: str) -> str:
+    """A kind as a legend names it: without its family, cut to size, inert."""
+    words = kind.rsplit(":", 1)[-1].replace("_", " ")
+    cut = words if len(words) <= KIND_LENGTH else words[: KIND_LENGTH - 1].rstrip() + "…"
+    return html.escape(cut)
+
+
+def kind_lines(metrics: pd.DataFrame, *, hard: bool) -> dict[str, TraceData]:
+    """The traces of the hard or of the soft kinds, all slots."""
+    side, slots = ("hard", len(HARD_KINDS)) if hard else ("soft", len(SOFT_KINDS))
+    lines = {f"{side}/{slot}": NOTHING for slot in range(slots)}
+    for slot, kind in enumerate(kinds_drawn(metrics, hard=hard)):
+        if KIND + kind in metrics:
+            lines[f"{side}/{slot}"] = line(metrics, KIND + kind, kind_label(kind))
+    return lines
+
+
+def constraint_lines(metrics: pd.DataFrame) -> dict[str, TraceData]:
+    """The traces of instruction following: kept, by level, by kind."""
+    data = {f"kept/{key}": line(metrics, *KEPT[key]) for key in KEPT}
+    for level in LEVELS:
+        name = f"{level} constraint{'s' * (level > 1)}"
+        data[f"level/{level}"] = line(metrics, f"constraints/level/{level}", name)
+    return data | kind_lines(metrics, hard=True) | kind_lines(metrics, hard=False)
+
+
 def marks(events: pd.DataFrame) -> TraceData:
     """Each event as a full-height line with its text at the top; those of one step share a line."""
     if events.empty:
@@ -178,7 +248,8 @@ def trace_data(name: str, metrics: pd.DataFrame, events: pd.DataFrame) -> dict[s
     """Every trace of one run, by key; the keys are the same for every run and every moment.
 
     Keys: ``pass@K``, ``band@K``, ``k/base``, ``k/now``, ``reward/0`` ..., ``post/band`` and those of POST,
-    the key of each single-line subplot, and ``mark/SUBPLOT`` for each subplot over steps.
+    ``kept/...`` as in KEPT, ``level/1`` ..., ``hard/0`` ..., ``soft/0`` ..., the key of each single-line
+    subplot, and ``mark/SUBPLOT`` for each subplot over steps.
     """
     name = html.escape(name)
     last_k = max(pass_ks(metrics), default=64)
@@ -199,6 +270,7 @@ def trace_data(name: str, metrics: pd.DataFrame, events: pd.DataFrame) -> dict[s
         if slot < len(columns):
             label = html.escape(columns[slot].removeprefix("reward/"))
             data[f"reward/{slot}"] = line(metrics, columns[slot], label)
+    data |= constraint_lines(metrics)
     data |= {p.key: single(metrics, p, name) for p in SUBPLOTS if p.metric}
     shown, mark = extras([data]), marks(events)
     hidden = {p.key for p in EXTRA if p.metric} - shown

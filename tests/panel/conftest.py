@@ -44,6 +44,7 @@ class FakeRun:
     def __init__(self, recipe, name="fake", seconds=0.02, fail_at=None, started=True):
         self.name, self.recipe = name, recipe
         self.status, self.error, self.calls = "starting", None, []
+        self.doing = ""
         self.rollout_steps, self.checkpoint_steps, self.listeners = [], [], []
         self._rows, self._events, self._pending = [], [], {}
         self._seconds, self._fail_at = seconds, fail_at

@@ -348,3 +348,46 @@ def test_the_strip_follows_separation_its_arguments_steps_and_answerer(made):
     assert "steps 1 to 10 thinking." in strip.value
     controls.show(Recipe(separation="answer_only", steps=7))
     assert "steps 1 to 7 answer." in strip.value
+
+
+def test_the_curriculum_stands_with_the_task_and_is_chosen_from_a_list(made):
+    controls, changes = made
+    assert controls.sections["Task"] == ("task", "curriculum")
+    widget = controls.by_field["curriculum"].widget
+    assert widget.options == ("shuffled", "staged", "full", "one") and widget.value == "shuffled"
+    controls.by_field["task"].choice.value = "instructions"
+    widget.value = "staged"
+    assert changes[-1] == {"curriculum": "staged"} and controls.recipe().curriculum == "staged"
+
+
+def test_the_reward_constraints_shows_its_parameters_each_in_a_fitting_input(made):
+    import ipywidgets as widgets
+
+    controls, changes = made
+    control = controls.by_field["rewards"]
+    controls.by_field["task"].choice.value = "instructions"
+    control.rows["constraints"][1].value = 1.0
+    inputs = control.arguments["constraints"]
+    kinds = {name: type(widget) for name, widget in inputs.items()}
+    choices = ("scorer", "aggregation", "soft", "pairs", "loss")
+    assert kinds == dict.fromkeys(choices, widgets.Dropdown) | {
+        "reward_model": widgets.Text, "refresh_every": widgets.BoundedIntText,
+    }  # fmt: skip
+    assert all(len(widget.description) <= 16 for widget in inputs.values())  # 118 pixels
+    inputs["scorer"].value, inputs["refresh_every"].value = "rules", 40
+    given = changes[-1]["reward_args"]["constraints"]
+    assert given["scorer"] == "rules" and given["refresh_every"] == 40
+    assert given["soft"] == "probability" and given["reward_model"] == "own"
+    inputs["refresh_every"].value = -3
+    assert controls.recipe().reward_args["constraints"]["refresh_every"] == 0
+
+
+def test_a_whole_number_has_a_slider_only_where_a_place_is_wide_enough_to_hit(made):
+    import ipywidgets as widgets
+
+    from workbench.panel.inputs import MOST_PLACES, parameter
+
+    few = parameter(Param("few", 3, "Few.", low=0, high=MOST_PLACES), 3)
+    many = parameter(Param("many", 3, "Many.", low=0, high=MOST_PLACES + 1), 3)
+    assert type(few) is widgets.IntSlider and type(many) is widgets.BoundedIntText
+    assert (many.min, many.max) == (0, MOST_PLACES + 1)

@@ -124,6 +124,21 @@ def test_the_fourth_row_comes_with_the_first_chosen_alpha_and_goes_with_its_run(
     assert live.figure.layout.height == plots.HEIGHT
 
 
+def test_the_rows_of_constraints_come_with_the_first_verdict_and_slots_take_another_run():
+    live = curves.LiveCurves()
+    live.draw([("a", make_metrics(5), EVENTS)])
+    verdicts = {"constraints/soft": 0.75, "constraints/kind/mood": 0.25, "eval/soft": 0.5}
+    judged = make_metrics(6).assign(**verdicts)
+    assert live.draw([("a", judged, EVENTS)]) == 5  # entropy, total reward, and the three
+    assert live.figure.layout.height == plots.height_of((5, 6))
+    shown = {key: trace(live, key).y[-1] for key in ("kept/soft", "kept/soft_true", "soft/0")}
+    assert shown == {"kept/soft": 0.75, "kept/soft_true": 0.5, "soft/0": 0.25}
+    real = make_metrics(7).assign(**{"constraints/kind/tone": 0.125, "constraints/soft": 1.0})
+    live.draw([("b", real, EVENTS)])
+    assert trace(live, "soft/0").name == "tone" and trace(live, "soft/0").y[-1] == 0.125
+    assert not trace(live, "kept/soft_true").visible and len(trace(live, "kept/soft_true").y) == 0
+
+
 def test_a_long_run_is_thinned():
     live = curves.LiveCurves()
     live.draw([("a", make_metrics(9_000), EVENTS)])

@@ -154,3 +154,40 @@ def test_colours_that_a_file_has_no_columns_for_leave_the_text_and_say_why(view,
     view.colour.value = "gradient"
     assert "saved without tokens and trained and thinking" in view.text.value
     assert column(view, "completion")[1] == f"<think>try 0.1</think>{hostile}"
+
+
+def noted(view, *notes):
+    """The rollouts of the view with a reward that says something of each completion."""
+    table = view._run.rollouts()
+    return table.assign(**{"reward/constraints": 0.5, "note/constraints": [*notes] * 2})
+
+
+def test_what_a_reward_says_of_a_completion_stands_below_its_value_in_parts_that_stay_whole(view):
+    table = noted(view, "count 1, mood 0.93", "count 0, mood –", "")
+    page = Page(rollouts.table_html(table[table["prompt_index"] == 0]))
+    head, *rows = page.rows
+    at = head.index("constraints")
+    assert head.count("constraints") == 1
+    assert [row[at] for row in rows] == ["0.5count 1, mood 0.93", "0.5count 0, mood –", "0.5"]
+    parts = [text for text in page.texts if text.startswith(("count", "mood"))]
+    assert parts == ["count 1,", "mood 0.93", "count 0,", "mood –"]
+    cells = [attrs["class"] for tag, attrs in page.tags if tag == "td"]
+    assert [cells[at + len(head) * row] for row in range(3)] == ["wb-note"] * 3
+    assert cells.count("wb-note") == 3
+
+
+def test_a_hostile_note_is_inert_and_isolated(view, hostile):
+    table = noted(view, f"count 1, {hostile}", hostile, "a, b")
+    page = Page(rollouts.table_html(table[table["prompt_index"] == 0]))
+    assert not [tag for tag, _ in page.tags if tag in ("script", "img", "think")]
+    assert hostile in page.texts
+    isolated = [attrs for tag, attrs in page.tags if tag == "bdi"]
+    assert len(isolated) == 9 and all(attrs["dir"] == "auto" for attrs in isolated)
+
+
+def test_notes_may_wrap_and_have_room():
+    from workbench.panel.style import CSS
+
+    assert ".wb-table td.wb-note { white-space: normal;\n  overflow-wrap: anywhere }" in CSS
+    assert ".wb-table td.wb-note { min-width: 140px }" in CSS
+    assert ".wb-part { display: inline-block }" in CSS

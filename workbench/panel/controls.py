@@ -39,7 +39,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Rewards": ("rewards", "standardise", "reward_floor", "truncated", "extra_votes"),
     "Surrogate": ("surrogate", "aggregation"),
     "Think / answer": ("separation", "answerer", "answers_per_thought", "cross_samples"),
-    "Task": ("task",),
+    "Task": ("task", "curriculum"),
     "Model": (
         "model", "quantize", "lora_rank", "lora_alpha", "lora_targets", "lora_dropout", "device",
     ),

@@ -24,6 +24,7 @@ SLIDER_HIGH = {"beta": 1.0}
 SLIDERS = ("beta", "temperature", "top_p", "min_p", "lora_dropout")
 WEIGHTS = (-2.0, 2.0)
 MANY = 2**31 - 1
+MOST_PLACES = 1_000  # of a slider for whole numbers; with more, one place is less than a pixel
 
 STYLE = {"description_width": "118px"}
 WIDE = {"width": "100%"}
@@ -45,10 +46,11 @@ def step_of(low: float, high: float) -> float:
 def number(
     name: str, value: float, doc: str, low: float | None, high: float | None, slider: bool
 ) -> widgets.DOMWidget:
-    """A slider where it is asked for and both ends are known; else a box that keeps the ends."""
+    """A slider where it is asked for, both ends are known and not too far apart; else a box between them."""
     common = {"description": label(name), "tooltip": doc, "style": STYLE, "layout": WIDE}
     whole = isinstance(value, int)
-    if slider and low is not None and high is not None:
+    far = whole and low is not None and high is not None and high - low > MOST_PLACES
+    if slider and low is not None and high is not None and not far:
         low, high = min(low, value), max(high, value)
         if whole:
             return widgets.IntSlider(value, min=low, max=high, continuous_update=False, **common)

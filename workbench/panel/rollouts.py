@@ -55,16 +55,25 @@ def number(value: Any, signed: bool = False) -> str:
     return "–" if pd.isna(value) else f"{float(value):{'+' if signed else ''}.3g}"
 
 
+def note_html(note: Any) -> str:
+    """What a reward says of a completion, below its value; each of its parts is kept on one line."""
+    if not isinstance(note, str) or not note:
+        return ""
+    *firsts, last = note.split(", ")
+    parts = [*(f"{part}," for part in firsts), last]
+    inner = " ".join(f'<span class="wb-part">{html.escape(part)}</span>' for part in parts)
+    return f'<br><bdi class="wb-text" dir="auto">{inner}</bdi>'
+
+
 def table_html(table: pd.DataFrame, how: Colouring = tokens.PLAIN) -> str:
     """The completions of one prompt as a table, their tokens coloured as asked."""
     if table.empty:
         return '<div class="wb-doc">No completion passes this filter.</div>'
     others = [column for column in table if column.startswith("reward/")]
     rewards = sorted(others, key=lambda column: column != "reward/correct")
-    notes = [column for column in table if column.startswith("note/")]
-    titles = [column.split("/", 1)[1] for column in (*notes, *rewards)]
-    names = ("completion", "answer", *titles)
-    names = (*names, "advantage", "tokens")
+    notes = [column.replace("reward/", "note/", 1) for column in rewards]
+    titles = [column.split("/", 1)[1] for column in rewards]
+    names = ("completion", "answer", *titles, "advantage", "tokens")
     head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in names)
     accepted = right(table)
     rows = []
@@ -74,11 +83,14 @@ def table_html(table: pd.DataFrame, how: Colouring = tokens.PLAIN) -> str:
         text = str(row["completion"])
         cells = [tokens.completion_html(row, how) if coloured else text_html(text)]
         cells.append(text_html(str(row["answer"])))
-        cells += [text_html(str(row[note])) for note in notes]
-        cells += [marks.get(reward, "") + number(row[reward]) for reward in rewards]
+        cells += [
+            marks.get(reward, "") + number(row[reward]) + note_html(row.get(note, ""))
+            for reward, note in zip(rewards, notes, strict=True)
+        ]
         length = f"{row['length']:.0f}{' cut off' if row['truncated'] else ''}"
         cells += [number(row["advantage"], signed=True), length]
-        kinds = ["wb-long", "wb-answer", *["wb-answer"] * len(notes)]
+        kinds = ["wb-long", "wb-answer"]
+        kinds += ["wb-note" if note in table else "wb-number" for note in notes]
         kinds += ["wb-number"] * (len(cells) - len(kinds))
         pairs = zip(kinds, cells, strict=True)
         body = "".join(f'<td class="{kind}">{cell}</td>' for kind, cell in pairs)

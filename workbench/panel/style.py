@@ -50,9 +50,12 @@ CSS = """
   font-variant-numeric: tabular-nums }
 .wb-table th { text-align: left; font-weight: 600; border-bottom: 1px solid var(--wb-line) }
 .wb-table td, .wb-table th { padding: 3px 8px 3px 0; vertical-align: top; white-space: nowrap }
-.wb-table td.wb-long, .wb-table td.wb-answer { white-space: normal; overflow-wrap: anywhere }
+.wb-table td.wb-long, .wb-table td.wb-answer, .wb-table td.wb-note { white-space: normal;
+  overflow-wrap: anywhere }
 .wb-table td.wb-long { min-width: 150px; width: 60% }
 .wb-table td.wb-answer { min-width: 104px }
+.wb-table td.wb-note { min-width: 140px }
+.wb-part { display: inline-block }
 .wb-row1 td { background: color-mix(in srgb, var(--wb-back) 55%, transparent) }
 .wb-text { font-family: var(--jp-code-font-family, monospace); font-size: 12px;
   white-space: pre-wrap; unicode-bidi: isolate; overflow-wrap: anywhere }
