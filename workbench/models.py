@@ -210,7 +210,7 @@ def load_policy(
             "rank of 1 or more, an alpha above 0 and a dropout from 0 to below 1."
         )
     with LOADING:
-        _hush()
+        hush()
         where = find_device(device)
         source = find_model(str(name))
         check_loadable(source, str(name))
@@ -289,7 +289,7 @@ def load_tokenizer(source: str, name: str) -> PreTrainedTokenizerBase:
 
 def add_adapter(base: nn.Module, targets: str | list[str], seed: int, **settings: Any) -> Any:
     """`base` with a LoRA adapter: A uniform as peft draws it, but from `seed` alone; B zero."""
-    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict  # after _hush()
+    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict  # after hush()
 
     config = LoraConfig(target_modules=targets, task_type="CAUSAL_LM", **settings)
     try:
@@ -361,7 +361,7 @@ def _targets(lora_targets: str | Sequence[str]) -> str | list[str]:
     return [name.strip() for name in names if name.strip()]
 
 
-def _hush() -> None:
+def hush() -> None:
     """Silence three messages from below that a user can do nothing about."""
     # bitsandbytes: an optional kernel that is not used here, and int8's rounding at every call.
     for part in ("backends.cpu.ops", "autograd._functions"):
@@ -383,7 +383,7 @@ def unreported() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """No bar for reading weights from the disk; the hub's download bars still show."""
+    """No bar for reading weights from the disk or writing them; the hub's download bars still show."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:

@@ -16,11 +16,9 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from workbench.packaged import SHIPPED_JUDGES, data_path
 from workbench.variants import WorkbenchError, unknown
 
+# The kinds, as messages call them; the last two score texts.
 POLICY, JUDGE, CONSTRAINT_MODEL = "model", "reward model", "constraint reward model"
-SCORES = (
-    JUDGE,
-    CONSTRAINT_MODEL,
-)  # the kinds that score texts; the names are those that messages use
+SCORES = (JUDGE, CONSTRAINT_MODEL)
 
 
 def find_model(name: str, kind: str = POLICY) -> str:
@@ -31,11 +29,16 @@ def find_model(name: str, kind: str = POLICY) -> str:
     everything = _shipped_models()
     if name in everything:
         return str(everything[name])
-    shipped = [found for found in everything if (found in SHIPPED_JUDGES) == (kind in SCORES)]
+    shipped = [found for found in everything if (found in SHIPPED_JUDGES) == (kind == JUDGE)]
     if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
         return name
     if "/" in name or "\\" in name:
         raise WorkbenchError(f"There is no model folder {name!r}; check the path.")
+    if kind == CONSTRAINT_MODEL:
+        raise WorkbenchError(
+            f"There is no {kind} {name!r}; give 'own', the folder of a trained one, or a hub name such as "
+            "owner/name."
+        )
     message = unknown(kind, name, shipped)
     raise WorkbenchError(f"{message} Or give a folder, or a hub name such as owner/name.")
 

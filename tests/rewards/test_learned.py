@@ -10,8 +10,8 @@ import torch
 from workbench.models import load_policy
 from workbench.packaged import SHIPPED_JUDGES
 from workbench.recipe import Recipe
-from workbench.rewards import REWARDS, compute
-from workbench.rewards.learned import _batches, answers_of, learned, load_judge
+from workbench.rewards import REWARDS, classifying, compute
+from workbench.rewards.learned import answers_of, learned, load_judge
 from workbench.tasks import make_task
 from workbench.tasks.places import fit, places, questions
 from workbench.tiny.advice_card import kind_scores
@@ -94,19 +94,11 @@ def test_a_batch_scores_as_one_by_one(toy):
     assert load_judge(toy, "cpu") is judge
 
 
-def test_batches_hold_every_row_once_and_keep_to_their_limits():
-    rows = [(n,) * length for n, length in enumerate([5] * 300 + [9000, 9001, 20_000])]
-    found = _batches(rows)
-    assert [row for batch in found for row in batch] == rows
-    assert [len(batch) for batch in found] == [256, 44, 1, 1, 1]
-    assert _batches([]) == []
-
-
 def test_equal_answers_have_equal_scores_and_are_read_once(toy, monkeypatch):
     judge, read = load_judge(toy, "cpu"), []
-    forward = type(judge)._forward
+    forward = classifying.forward
     monkeypatch.setattr(
-        type(judge), "_forward", lambda self, rows: read.extend(rows) or forward(self, rows)
+        classifying, "forward", lambda model, rows: read.extend(rows) or forward(model, rows)
     )
     message = [{"role": "user", "content": "What do I need in Arvik?"}]
     scores = judge.score([message] * 4, ["Take a coat.", "Take boots.", "Take a coat.", "is"])

@@ -153,7 +153,12 @@ def compute_detailed(
         found.values[name] = _checked(name, detailed.values_PG, rollouts)
         found.numbers.update({f"{name}/{key}": float(v) for key, v in detailed.numbers.items()})
         if detailed.notes is not None:
-            found.notes[name] = list(detailed.notes)
+            found.notes[name] = [str(line) for line in detailed.notes]
+            if len(found.notes[name]) != rollouts.B:
+                raise WorkbenchError(
+                    f"Reward {name!r} returned {len(found.notes[name])} notes; return one for each of the "
+                    f"{rollouts.B} completions."
+                )
     return found
 
 

@@ -57,7 +57,10 @@ def batches(rows: Sequence[Tokens]) -> list[list[Tokens]]:
 
 
 def load_classifier(source: str, name: str, device: torch.device, **settings: Any) -> Any:
-    """A sequence classifier, its weights at rest; `settings` go to transformers' from_pretrained."""
+    """A sequence classifier, its weights at rest; `settings` go to transformers' from_pretrained.
+
+    It computes in fp32 on the CPU and in bf16 on CUDA, unless a `dtype` is among the settings.
+    """
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForSequenceClassification
@@ -65,14 +68,11 @@ def load_classifier(source: str, name: str, device: torch.device, **settings: An
     from workbench.models import quiet
     from workbench.sources import cannot_read, no_safetensors
 
+    usual = {"dtype": torch.bfloat16 if device.type == "cuda" else torch.float32}
     try:
         with quiet():
             model = AutoModelForSequenceClassification.from_pretrained(
-                source,
-                dtype=torch.bfloat16 if device.type == "cuda" else torch.float32,
-                use_safetensors=True,
-                trust_remote_code=False,
-                **settings,
+                source, use_safetensors=True, trust_remote_code=False, **(usual | settings)
             )
     except OSError as error:
         wanted = "safetensors" in str(error) and "connect" not in str(error)

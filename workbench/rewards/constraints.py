@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.rewards.learned import answers_of
 from workbench.rewards.verifiable import Detailed
-from workbench.tasks.instructions import constraints_of, shares
+from workbench.tasks.instructions import LIGHT, constraints_of, shares
 from workbench.variants import WorkbenchError
 
 if TYPE_CHECKING:
     from workbench.rewards.verdicts import VerdictModel
     from workbench.rollout import Rollouts
-    from workbench.tasks.base import Task
+    from workbench.tasks.base import Row, Task
     from workbench.tasks.demands import Constraint
 
 SCORERS = ("mixed", "rules", "model")
@@ -92,16 +92,10 @@ def _verdicts(
     open_places: list[tuple[int, int]] = []  # (completion, constraint) left to the model
     for b, answer in enumerate(answers):
         p = b // rollouts.G
+        rules = _ruled(task, rollouts.rows[p], asked[p], answer or "", scorer)
         if answer is None:
-            rules = [
-                0.0 if scorer != "rules" or r is not None else None
-                for r in task.rules(rollouts.rows[p], "")
-            ]
-            found.append(rules)
+            found.append([None if r is None and scorer == "rules" else 0.0 for r in rules])
             continue
-        rules = (
-            task.rules(rollouts.rows[p], answer) if scorer != "model" else [None] * len(asked[p])
-        )
         found.append([None if rule is None else float(rule) for rule in rules])
         if scorer != "rules":
             open_places += [(b, i) for i, rule in enumerate(rules) if rule is None]
@@ -116,6 +110,22 @@ def _verdicts(
         for (b, i), verdict in zip(open_places, judged, strict=True):
             found[b][i] = verdict
     return found
+
+
+def _ruled(
+    task: Any, row: Row, asked: Sequence[Constraint], answer: str, scorer: str
+) -> list[bool | None]:
+    """What rules say of each constraint; None where they can't tell, or where the model judges all.
+
+    A gold answer is no constraint that a model could read, so a rule judges it always.
+    """
+    light = [one.kind in LIGHT for one in asked]
+    if scorer == "model" and not any(light):
+        return [None] * len(asked)
+    rules = task.rules(row, answer)
+    return [
+        rule if gold or scorer != "model" else None for gold, rule in zip(light, rules, strict=True)
+    ]
 
 
 def _means(parts: Sequence[dict[str, float]], leave_out: str = "") -> dict[str, float]:

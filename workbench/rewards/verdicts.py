@@ -10,8 +10,9 @@ released ones for training and for use differ and put the constraint last, where
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,7 @@ from workbench.variants import WorkbenchError
 if TYPE_CHECKING:
     import torch
 
-ADAPTER = "adapter_config.json"
+ADAPTER, BACKBONE = "adapter_config.json", "backbone.json"
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,10 @@ class VerdictModel:
     tokenizer: Any
     name: str
     longest: int  # tokens that it reads
+    backbone: str = (
+        ""  # of one trained by LoRA: the model under its adapter, and how that is quantised
+    )
+    quantize: str = "none"
 
     def verdicts(self, constraints: Sequence[str], answers: Sequence[str]) -> list[float]:
         """The probability that each answer keeps its constraint, 0 to 1; all read in one go, batched."""
@@ -56,8 +61,14 @@ class VerdictModel:
 
     def save(self, folder: str | Path) -> None:
         """Write safetensors, config and tokenizer; of a model trained by LoRA the adapter and its head."""
-        self.model.save_pretrained(str(folder))
+        from workbench.models import quiet
+
+        with quiet():
+            self.model.save_pretrained(str(folder))
         self.tokenizer.save_pretrained(str(folder))
+        if self.backbone:
+            under = {"backbone": self.backbone, "quantize": self.quantize}
+            (Path(folder) / BACKBONE).write_text(json.dumps(under) + "\n", encoding="utf-8")
 
 
 def new_verdict_model(
@@ -66,35 +77,64 @@ def new_verdict_model(
     """A classifier on a decoder's weights, its head drawn from `seed`; ready to be trained.
 
     Args:
-        backbone: a shipped name, a folder or a hub name of any decoder that transformers has a classifier
-        for.
+        backbone: a shipped name, a folder or a hub name of a decoder that transformers has a classifier of.
         quantize: "nf4", "int8" or "none" for the backbone; the first two need a `lora_rank`.
         lora_rank: rank of the trained update; 0 trains every weight.
     """
     import torch
 
-    from workbench.merging import keep_weights_unpacked
-    from workbench.models import LOADING, load_tokenizer, quantization, unreported
-    from workbench.sources import check_loadable, find_model
+    from workbench.models import load_tokenizer
+    from workbench.sources import find_model
 
     if lora_rank == 0 and quantize != "none":
         raise WorkbenchError(
             f"quantize is {quantize!r} and lora_rank 0, but quantised weights can't be trained themselves; "
             "give a lora_rank of 1 or more, or quantize 'none'."
         )
-    with LOADING, unreported(), torch.random.fork_rng(devices=[]):
+    with _loading(device, seed):
+        tokenizer = load_tokenizer(find_model(backbone), backbone)
+        # In bf16 the steps of full training would be lost beside the weights.
+        exact: dict[str, Any] = {} if lora_rank else {"dtype": torch.float32}
+        model = _undecided(backbone, quantize, tokenizer, device, **exact)
+        if lora_rank == 0:
+            model = model.requires_grad_(True)
+            return VerdictModel(model, tokenizer, backbone, room_of(model, tokenizer))
+        model = _with_adapter(model, lora_rank)
+    room = room_of(model, tokenizer)
+    return VerdictModel(model, tokenizer, backbone, room, backbone, quantize)
+
+
+@contextlib.contextmanager
+def _loading(device: torch.device, seed: int = 0) -> Iterator[None]:
+    """One thread at a time, in silence, with draws from `seed` that leave torch's global generators alone."""
+    import torch
+
+    from workbench.models import LOADING, hush, unreported
+
+    devices = [torch.cuda.current_device()] if device.type == "cuda" else []
+    with LOADING, unreported(), torch.random.fork_rng(devices=devices):
+        hush()
         torch.manual_seed(seed)
-        source = find_model(backbone)
-        check_loadable(source, backbone)
-        tokenizer = load_tokenizer(source, backbone)
-        settings: dict[str, Any] = {"num_labels": 2, "pad_token_id": tokenizer.pad_token_id}
-        if quantize != "none":
-            config = quantization(quantize, source, device, head="score")
-            settings |= {"quantization_config": config, "device_map": {"": device}}
-        model = load_classifier(source, backbone, device, **settings)
-        keep_weights_unpacked(model)
-        model = _with_adapter(model, lora_rank) if lora_rank else model.requires_grad_(True)
-    return VerdictModel(model, tokenizer, backbone, room_of(model, tokenizer))
+        yield
+
+
+def _undecided(
+    backbone: str, quantize: str, tokenizer: Any, device: torch.device, **settings: Any
+) -> Any:
+    """A decoder's weights under a new head with two outputs."""
+    from workbench.merging import keep_weights_unpacked
+    from workbench.models import quantization
+    from workbench.sources import check_loadable, find_model
+
+    source = find_model(backbone)
+    check_loadable(source, backbone)
+    settings |= {"num_labels": 2, "pad_token_id": tokenizer.pad_token_id}
+    if quantize != "none":
+        config = quantization(quantize, source, device, head="score")
+        settings |= {"quantization_config": config, "device_map": {"": device}}
+    model = load_classifier(source, backbone, device, **settings)
+    keep_weights_unpacked(model)
+    return model
 
 
 def _with_adapter(model: Any, rank: int) -> Any:
@@ -110,29 +150,47 @@ def load_verdict_model(name: str, device: str | torch.device = "cpu") -> Verdict
     """A trained constraint reward model, a folder or a hub name, on `device`."""
     import torch
 
-    from workbench.models import LOADING, load_tokenizer
-    from workbench.sources import CONSTRAINT_MODEL, check_loadable, find_model
+    from workbench.models import load_tokenizer
+    from workbench.sources import CONSTRAINT_MODEL, find_model
 
-    with LOADING:
+    where = torch.device(device)
+    with _loading(where):
         source = find_model(name, CONSTRAINT_MODEL)
-        adapter = Path(source) / ADAPTER
         tokenizer = load_tokenizer(source, name)
-        base = source
-        if adapter.is_file():
-            base = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
-        else:
-            check_loadable(source, name, CONSTRAINT_MODEL)
-        settings = {"num_labels": 2} if adapter.is_file() else {}
-        model = load_classifier(base, name, torch.device(device), **settings)
-        if model.config.num_labels != 2:
-            raise WorkbenchError(
-                f"The model {name!r} has {model.config.num_labels} outputs; a constraint reward model has "
-                "two: violated and kept."
-            )
-        model.config.pad_token_id = tokenizer.pad_token_id
-        if adapter.is_file():
-            from peft import PeftModel
-
-            model = PeftModel.from_pretrained(model, source, use_safetensors=True)
-            model = model.eval().requires_grad_(False)
+        if (Path(source) / ADAPTER).is_file():
+            return _adapted(source, name, tokenizer, where)
+        model = _whole(source, name, where)
+    model.config.pad_token_id = tokenizer.pad_token_id
     return VerdictModel(model, tokenizer, name, room_of(model, tokenizer))
+
+
+def _whole(source: str, name: str, device: torch.device) -> Any:
+    from workbench.sources import CONSTRAINT_MODEL, check_loadable
+
+    check_loadable(source, name, CONSTRAINT_MODEL)
+    # As it was saved, so that a run that goes on hears the same verdicts; the CPU computes in fp32.
+    exact = {"dtype": "auto"} if device.type == "cuda" else {}
+    model = load_classifier(source, name, device, **exact)
+    if model.config.num_labels != 2:
+        raise WorkbenchError(
+            f"The model {name!r} has {model.config.num_labels} outputs; a constraint reward model has "
+            "two: violated and kept."
+        )
+    return model
+
+
+def _adapted(source: str, name: str, tokenizer: Any, device: torch.device) -> VerdictModel:
+    """An adapter with its head, on its backbone as it was quantised in training."""
+    from peft import PeftModel
+
+    beside = Path(source) / BACKBONE
+    if beside.is_file():
+        under = json.loads(beside.read_text(encoding="utf-8"))
+    else:  # an adapter from elsewhere
+        known = json.loads((Path(source) / ADAPTER).read_text(encoding="utf-8"))
+        under = {"backbone": known["base_model_name_or_path"], "quantize": "none"}
+    base = _undecided(under["backbone"], under["quantize"], tokenizer, device)
+    model = PeftModel.from_pretrained(base, source, use_safetensors=True)
+    model = model.eval().requires_grad_(False)
+    room = room_of(model, tokenizer)
+    return VerdictModel(model, tokenizer, name, room, under["backbone"], under["quantize"])
