@@ -8,7 +8,7 @@ probes/000010.parquet  what the geometry looks at: one row per response to the p
 constraint_models/000001/  a constraint reward model that was trained before that step, and measured.json
 checkpoints/000010/  adapter_model.safetensors + adapter_config.json (plain peft), optimizer.safetensors,
                      reference.safetensors (only of a moving reference), state.json (step, recipe,
-                     memory, file sizes); complete or absent, never half
+                     memory, constraint model, file sizes); complete or absent, never half
 status.json          what the run is doing, and which process does it
 error.txt            the traceback of a failed run
 """
@@ -112,7 +112,8 @@ class RunFolder:
                 (self.path / "probes").mkdir(exist_ok=True)
                 shutil.copy2(file, self.path / "probes" / file.name)
         for model in parent.constraint_models(step):
-            shutil.copytree(model, self.path / "constraint_models" / model.name)
+            target = self.path / "constraint_models" / model.name
+            shutil.copytree(model, target, dirs_exist_ok=True)
 
     # --- recipe and status --------------------------------------------------------------------
 
@@ -183,9 +184,13 @@ class RunFolder:
         found = sorted((self.path / "constraint_models").glob("[0-9]*"))
         return [path for path in found if step is None or int(path.name) <= step]
 
+    def constraint_model_path(self, step: int) -> Path:
+        """Where the constraint reward model that was trained before `step` is kept."""
+        return self.path / "constraint_models" / f"{step:06d}"
+
     def write_constraint_model(self, model: ConstraintModel) -> Path:
         """Save a constraint reward model that was trained in the run; whole or not at all."""
-        target = self.path / "constraint_models" / f"{model.step:06d}"
+        target = self.constraint_model_path(model.step)
         partial = target.with_name(f".part-{target.name}")
         shutil.rmtree(partial, ignore_errors=True)
         model.save(partial)
@@ -211,7 +216,9 @@ class RunFolder:
         if state.memory.reference is not None:
             tensors = {name: t.cpu().contiguous() for name, t in state.memory.reference.items()}
             save_file(tensors, partial / REFERENCE_FILE)
-        self._seal(partial, state.step, recipe, state.memory.to_dict())
+        model = state.constraint_model
+        own = None if model is None or "given" in model.settings else model.step
+        self._seal(partial, state.step, recipe, state.memory.to_dict(), own)
         if target.exists():
             shutil.rmtree(target)
         os.replace(partial, target)
@@ -223,19 +230,27 @@ class RunFolder:
         partial = target.with_name(f".part-{target.name}")
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(source, partial)
-        self._seal(partial, int(source.name), recipe, _state_record(source).get("memory", {}))
+        known = _state_record(source)
+        model = known.get("constraint_model")
+        self._seal(partial, int(source.name), recipe, known.get("memory", {}), model)
         os.replace(partial, target)
         return target
 
     @staticmethod
-    def _seal(folder: Path, step: int, recipe: Recipe, memory: dict[str, Any]) -> None:
-        """Write state.json last, with the sizes of the other files, and push all of it to the disk."""
+    def _seal(
+        folder: Path, step: int, recipe: Recipe, memory: dict[str, Any], model: int | None
+    ) -> None:
+        """Write state.json last, with the sizes of the other files, and push all of it to the disk.
+
+        `model` is the step of the run's own constraint reward model that is in force, if one is.
+        """
         names = [name for name in (*OWN_FILES, REFERENCE_FILE) if (folder / name).exists()]
         record = {
             "format": FORMAT,
             "step": step,
             "recipe": recipe.to_dict(),
             "memory": memory,
+            "constraint_model": model,
             "sizes": {name: (folder / name).stat().st_size for name in names},
         }
         (folder / "state.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
@@ -313,8 +328,10 @@ def restore(state: State, checkpoint: Path) -> None:
     record = _state_record(checkpoint)
     state.memory.load(record.get("memory", {}), reference)
     state.step = record["step"]
-    models = RunFolder(checkpoint.parents[1]).constraint_models(state.step)
-    state.constraint_model = load(models[-1], state.policy.device) if models else None
+    trained = record.get("constraint_model")
+    if trained is not None:  # else none, or one that was given, which the next step loads again
+        kept = RunFolder(checkpoint.parents[1]).constraint_model_path(trained)
+        state.constraint_model = load(kept, state.policy.device)
     state.policy.refresh_sampler()
 
 

@@ -14,9 +14,10 @@ from workbench.continuation import answer, think
 from workbench.models import Policy
 from workbench.recipe import Recipe
 from workbench.rewards import REWARDS, compute_detailed
+from workbench.rewards.constraints import OWN
 from workbench.rollout import Rollouts, sample
 from workbench.separating import malformed_rows, thought_end
-from workbench.sources import JUDGE, find_model
+from workbench.sources import CONSTRAINT_MODEL, JUDGE, find_model
 from workbench.thought_advantages import split_advantages
 from workbench.variants import WorkbenchError
 
@@ -34,9 +35,7 @@ class Scored:
     thought_advantages_PG: Tensor  # of the thinking tokens; advantages_PG with one answer a thought
     sample_seconds: float
     reward_seconds: float
-    numbers: dict[str, float] = field(
-        default_factory=dict
-    )  # what rewards add: <reward>/<name> -> number
+    numbers: dict[str, float] = field(default_factory=dict)  # what rewards add: <reward>/<name>
     notes: dict[str, list[str]] = field(default_factory=dict)  # reward -> a line on each completion
 
     def dead(self) -> list[int]:
@@ -57,10 +56,10 @@ def score(
     """Sample completions of the task's rows, reward them and compare them within their groups.
 
     `arguments` are the objective's parameters, all of them numbers or names; `extras` go to the rewards
-    that need them. Extra votes are sampled and
-    rewarded with the group, then dropped. Thoughts and answers are sampled apart where the recipe asks for
-    several answers to a thought, or for the initial model's. Where they are trained apart, a malformed
-    completion gets the lowest total of its group.
+    that need them. Extra votes are sampled and rewarded with the group, then dropped; numbers that rewards
+    tell count them too. Thoughts and answers are sampled apart where the recipe asks for several answers to
+    a thought, or for the initial model's. Where they are trained apart, a malformed completion gets the
+    lowest total of its group.
     """
     started = time.perf_counter()
     end_id = thought_end(policy, recipe)
@@ -115,9 +114,11 @@ def draw(
 
 def check_judge(recipe: Recipe) -> None:
     """Refuse the name of a reward model that is not there, before a step asks it."""
-    if "learned" in recipe.rewards:
-        arguments = REWARDS["learned"].defaults | recipe.reward_args.get("learned", {})
-        find_model(arguments["reward_model"], JUDGE)
+    for reward, kind in (("learned", JUDGE), ("constraints", CONSTRAINT_MODEL)):
+        if reward in recipe.rewards:
+            arguments = REWARDS[reward].defaults | recipe.reward_args.get(reward, {})
+            if arguments["reward_model"] != OWN:
+                find_model(arguments["reward_model"], kind)
 
 
 def total_reward(recipe: Recipe, rewards: dict[str, Tensor], truncated_B: Tensor) -> Tensor:

@@ -3,10 +3,9 @@
     1. Take the next P prompts of a seeded permutation of the training split, or of one of its levels.
     2. Sample G completions of each (`rollout.sample`; thought and answers apart in `continuation`, where
        the recipe asks for it), recording log-probs and entropies on the way.
-    3. Score every completion with every reward; the weighted sum is the reward that counts. A constraint
-    reward
-       model is trained first where the recipe has none yet (`labelling`).
-       A weight of 0 measures without training. Malformed ones may get their group's lowest (`separating`).
+    3. Score every completion with every reward; the weighted sum is the reward that counts. A weight of 0
+       measures without training. Malformed ones may get their group's lowest (`separating`). Where a reward
+       asks for a constraint reward model, it is trained before the step (`labelling`).
     4. Turn each group's rewards into advantages (`objectives`).
        Groups whose advantages are all 0 may be replaced by new prompts (`refill`).
     5. Leave out groups whose advantages are all 0, and count them, unless an anchor still pulls on them;

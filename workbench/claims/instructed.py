@@ -72,7 +72,7 @@ def model_metrics(state: State, claim: Claim, recipe: Recipe, arm: str) -> dict[
 def blind_accuracy(state: State, recipe: Recipe, model: ConstraintModel) -> float:
     """How well held-out pseudo-labels are told by a model trained on the same answers, constraint unseen.
 
-    One that sees the constraint alone is right half of the time: each stands in as many kept as missed answers.
+    One that sees the constraint alone is right half of the time: each has as many kept as missed answers.
     """
     policy, settings = state.policy, model.settings
     seed = step_seed(recipe.seed, model.step, LABELS)

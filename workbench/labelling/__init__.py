@@ -10,9 +10,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -162,35 +163,28 @@ def _rank(policy: Policy, backbone: str, given: int | None) -> int:
     return 0 if size < TINY and not backbone else LORA_RANK
 
 
-class _progress:
-    """A context whose value is called with (done, total, what): to `tell`, or as a bar on the terminal."""
+@contextlib.contextmanager
+def _progress(tell: Tell | None) -> Iterator[Callable[[int, int, str], None]]:
+    """Inside this context progress (done, of how many, what) is told now and then, or drawn as a bar."""
+    if tell is not None:
+        yield lambda done, total, what: _tell(tell, done, total, what)
+        return
+    from tqdm.auto import tqdm
 
-    def __init__(self, tell: Tell | None) -> None:
-        self._tell = tell
-        self._said = -1
-        self._bar: Any = None
+    with tqdm(desc="constraint reward model", unit="update", leave=False) as bar:
 
-    def __enter__(self) -> Callable[[int, int, str], None]:
-        if self._tell is None:
-            from tqdm.auto import tqdm
+        def draw(done: int, total: int, what: str) -> None:
+            bar.total = total
+            bar.set_postfix_str(what, refresh=False)
+            bar.update(done - bar.n)
 
-            self._bar = tqdm(desc="constraint reward model", unit="update", leave=False)
-        return self._say
+        yield draw
 
-    def __exit__(self, *exc_info: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
 
-    def _say(self, done: int, total: int, what: str) -> None:
-        if self._bar is not None:
-            self._bar.total, self._bar.n = total, done
-            self._bar.set_postfix_str(what, refresh=done == 0)
-            self._bar.update(0)
-            return
-        percent = 100 * done // max(total, 1)
-        if percent // 5 != self._said // 5 or done == 0:
-            self._said = percent
-            self._tell(f"constraint reward model: {what}, {percent} %")
+def _tell(tell: Tell, done: int, total: int, what: str) -> None:
+    """A line at the start, and at every twentieth of the way."""
+    if done * 20 // total != (done - 1) * 20 // total:
+        tell(f"constraint reward model: {what}, {100 * done // total} %")
 
 
 # --- in a run -----------------------------------------------------------------------------------------
@@ -220,11 +214,12 @@ def in_force(
     """The constraint reward model of `step`: the one held, one that was given, or one trained now.
 
     The own model is trained when first needed, when its parameters change, and every `refresh_every` steps,
-    from the policy as it then is; all of it is a function of seed and step.
+    from the policy as it then is; all of it is a function of seed and step. Without the reward, and where
+    rules judge every constraint, whatever is held stays.
     """
     arguments = wanted(recipe)
-    if arguments is None:
-        return held
+    if arguments is None or (arguments["scorer"] == "mixed" and getattr(task, "checked", False)):
+        return held  # rules judge all there is
     device = policy.device
     if arguments["reward_model"] != OWN:
         name = arguments["reward_model"]

@@ -1,10 +1,10 @@
 """Training of a constraint reward model on pseudo-labels.
 
-binary         cross-entropy of "kept" for the one answer and "not kept" for the other, each with its
-constraint bradley_terry  -log sigmoid(s_kept - s_missed) + 0.01 (s_kept + s_missed)^2 with s the difference
-of the two logits,
-               on the same pairs; the second term holds what the first leaves free, so that sigmoid(s) is a
-               verdict
+binary         cross-entropy of "kept" for the one answer and "not kept" for the other, each beside its
+               constraint
+bradley_terry  -log sigmoid(s_kept - s_missed) + 0.01 (s_kept + s_missed)^2 on the same pairs, with s the
+               difference of the two logits; the second term holds what the first leaves free, so that
+               sigmoid(s) is a verdict
 
 Source: arXiv 2508.02150: binary cross-entropy over the pairs, three epochs, AdamW (literal); there 5e-6
 with all weights of a 1.5B or 7B model; rates for tiny models and for LoRA are ours.

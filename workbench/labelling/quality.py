@@ -7,9 +7,10 @@ label_right    share of pseudo-labels that are true, of all pairs whose truth is
 auc            chance that the model ranks a kept answer above a missed one by truth (ties half), soft pairs
 auc_hard       the same on pairs of hard constraints, whose truth rules know for any text: the calibration set
 swapped_gap    mean verdict with the answer's own constraint less that with one of another chain
-tau            Kendall's tau-b between verdicts and truth on groups of answers that keep exactly 1 .. n
-constraints position       share of answers in such groups whose rank is the true one [the paper does not
-define its own]
+tau            Kendall's tau-b between verdicts and truth on groups of answers that keep exactly 1 .. n of
+               their constraints
+position       share of answers in such groups whose rank is the true one, tied ones having no rank [the
+               paper does not define its own]
 """
 
 from __future__ import annotations
@@ -161,10 +162,16 @@ def group_quality(
         stats.kendalltau(total, truth).statistic
         for total, truth in zip(totals, truths, strict=True)
     ]
-    ranks = [stats.rankdata(total) - 1 for total in totals]
-    hits = [np.mean(rank == truth) for rank, truth in zip(ranks, truths, strict=True)]
+    hits = [_in_place(total) for total in totals]
     return {
         "tau": float(np.mean(np.nan_to_num(taus))),
         "position": float(np.mean(hits)),
         "seconds": seconds,
     }
+
+
+def _in_place(total_N: np.ndarray) -> float:
+    """The share of scores that have the rank of their place and are tied with none."""
+    places_N = np.arange(1, len(total_N) + 1)
+    ranks = [stats.rankdata(total_N, method) for method in ("min", "max")]
+    return float(np.mean((ranks[0] == places_N) & (ranks[1] == places_N)))

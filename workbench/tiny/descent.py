@@ -1,8 +1,8 @@
 """The descent that every tiny model shares: its optimisers, its learning rate and its loop.
 
 Muon moves the layers' matrices, AdamW the embedding, the norms and a classifier's head; the learning rate
-warms up, stays for a while, and falls to zero. Where Muon is left out AdamW moves everything: torch's Muon works
-in bfloat16, and on a CPU without arithmetic for it an update takes longer than the gradient.
+warms up, stays for a while, and falls to zero. Where Muon is left out AdamW moves everything: torch's Muon
+works in bfloat16, and on a CPU without arithmetic for it an update takes longer than the gradient.
 """
 
 from __future__ import annotations

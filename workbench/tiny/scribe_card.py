@@ -33,7 +33,8 @@ A Llama of 0.8 million parameters, pretrained from nothing on lines written unde
 `<think>glad 7 words</think>the golden wave sits and fern goes.` It plans which constraints to heed, forgets
 some, and writes a line that keeps most of what it planned. It knows nothing else.
 
-Made by `{command}`; the same command gives the same weights on the same machine.
+Made by `{command}`; the same command gives the same weights on the same
+machine.
 
 ## The demonstrators
 
