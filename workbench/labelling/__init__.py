@@ -25,9 +25,10 @@ from workbench.labelling.pairs import Pair, climb, pairs_of, split_by_chain
 from workbench.labelling.quality import held_out_quality
 from workbench.recipe import Recipe
 from workbench.rewards import REWARDS
-from workbench.rewards.constraints import OWN
+from workbench.rewards.constraints import OWN, PAIRS
 from workbench.rewards.verdicts import VerdictModel, load_verdict_model, new_verdict_model
 from workbench.seeds import LABELS, step_seed
+from workbench.variants import WorkbenchError, unknown
 
 if TYPE_CHECKING:
     from workbench.models import Policy
@@ -96,7 +97,7 @@ def fit(
     Args:
         backbone: the decoder to begin from; by default the policy's own base model.
         quantize: of the backbone: "none", or "nf4" and "int8" with a `lora_rank`.
-        lora_rank: 0 trains all weights; by default that for a tiny model, else 16.
+        lora_rank: 0 trains all weights; by default that for a tiny policy's own base, else 16.
         pairs: "adjacent" rungs, or "far": every rung below.
         loss: "binary", or "bradley_terry".
         hard: whether hard constraints give pairs to train on too, for a reward without rules.
@@ -147,6 +148,8 @@ def label(
     seed: int = 0,
 ) -> Labelled:
     """Have `policy` answer the rungs of the training chains, and pair its answers; arguments as in `fit`."""
+    if pairs not in PAIRS:
+        raise WorkbenchError(unknown("pairs", pairs, PAIRS))
     rows = task.whole_chains("train")[:chains]
     ladders = climb(policy, task, rows, samples=samples, max_new_tokens=max_new_tokens, seed=seed)
     found = pairs_of(ladders, task, far=pairs == "far", hard=hard, seed=seed)
