@@ -8,11 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from workbench import labelling
 from workbench.folder import RunFolder, read_probes
-from workbench.recipe import own_functions
+from workbench.recipe import Recipe, own_functions
 from workbench.runs import attach, train
 from workbench.variants import WorkbenchError
-from workbench.worker import describe, sentence
+from workbench.worker import Worker, describe, sentence
 
 
 @pytest.mark.parametrize(
@@ -212,3 +213,213 @@ def test_a_run_killed_before_its_first_checkpoint_remembers_the_bases_score(toy_
     again.resume()
     again.wait()
     assert again.metrics["train/trains_answer"].dropna().tolist() == late
+
+
+# ------------------------------------------------------------------ constraint reward models
+
+
+@pytest.fixture
+def judged(toy_scribe):
+    """Six steps on the reward of constraints; its model is trained at step 1 and again at step 4."""
+    return Recipe(
+        model=toy_scribe,
+        quantize="none",
+        lora_rank=4,
+        task="instructions",
+        task_args={"chains": 10, "constraints": 3},
+        rewards={"constraints": 1.0},
+        reward_args={"constraints": {"refresh_every": 3}},
+        prompts_per_step=3,
+        group_size=4,
+        max_new_tokens=12,
+        steps=6,
+        learning_rate=2e-3,
+        eval_every=3,
+        eval_prompts=2,
+        eval_samples=2,
+        checkpoint_every=2,
+        rollouts_every=1,
+    )
+
+
+@pytest.fixture
+def fits(monkeypatch):
+    """The steps before which a constraint reward model was trained."""
+    steps = []
+    fit = labelling.fit
+
+    def noted(policy, task, **settings):
+        steps.append(settings["step"])
+        return fit(policy, task, **settings)
+
+    monkeypatch.setattr(labelling, "fit", noted)
+    return steps
+
+
+def decided(run):
+    """Every metric that the weights and the seed decide."""
+    return numbers(run).drop(columns="constraint_model/seconds")
+
+
+def assert_same_run(run, other):
+    mine, theirs = decided(run), decided(other)
+    assert mine.equals(theirs), mine.compare(theirs).to_string()
+    ours = weights(other)
+    assert all(torch.equal(tensor, ours[name]) for name, tensor in weights(run).items())
+    pairs = zip(run.folder.constraint_models(), other.folder.constraint_models(), strict=True)
+    for one, two in pairs:
+        assert one.name == two.name
+        assert (one / "model.safetensors").read_bytes() == (two / "model.safetensors").read_bytes()
+
+
+def killed(source, target):
+    """A copy of a run's folder as a kill leaves it."""
+    shutil.copytree(source, target)
+    status = target / "status.json"
+    status.write_text(json.dumps(json.loads(status.read_text()) | {"pid": 2**22 + 1}))
+    return target
+
+
+def test_a_run_trains_its_constraint_model_when_due_and_keeps_it(judged, tmp_path, fits):
+    said = set()
+    listener = [lambda run, record: said.add(run.doing)]
+    run = train(judged, folder=tmp_path / "a", listeners=listener, blocking=True)
+    assert fits == [1, 4] and run.doing == "" and said == {""}  # between the steps nothing is said
+    folders = run.folder.constraint_models()
+    assert [path.name for path in folders] == ["000001", "000004"]
+    assert [path.name for path in run.folder.constraint_models(3)] == ["000001"]
+    for path, step in zip(folders, (1, 4), strict=True):
+        known = json.loads((path / "measured.json").read_text())
+        assert known["step"] == step and known["settings"]["pairs"] == "adjacent"
+        for name, value in known["quality"].items():
+            assert run.metrics[f"constraint_model/{name}"].dropna().to_dict()[step] == value
+    assert run.metrics["constraint_model/pairs"].dropna().index.tolist() == [1, 4]
+    assert run.metrics["constraints/soft"].dropna().index.tolist() == list(range(1, 7))
+    shown = run.rollouts(2)
+    assert shown["note/constraints"].str.contains("[0-9]").all()
+    assert shown["reward/constraints"].between(0, 1).all()
+    assert (folders[0] / "model.safetensors").read_bytes() != (
+        folders[1] / "model.safetensors"
+    ).read_bytes()
+    again = train(judged, folder=tmp_path / "b", blocking=True)
+    assert_same_run(again, run)
+
+
+def test_killed_in_a_refresh_and_resumed_the_run_is_the_same_bit_for_bit(
+    judged, tmp_path, monkeypatch, fits
+):
+    """Killed where the second model is on the disk and its step is not; it goes on from step 2."""
+    write = RunFolder.write_constraint_model
+
+    def write_then_copy(folder, model):
+        path = write(folder, model)
+        if model.step == 4:
+            killed(folder.path, tmp_path / "killed")
+        return path
+
+    judged = judged.replace(checkpoint_every=2, steps=6)
+    monkeypatch.setattr(RunFolder, "write_constraint_model", write_then_copy)
+    whole = train(judged, folder=tmp_path / "whole", blocking=True)
+    monkeypatch.setattr(RunFolder, "write_constraint_model", write)
+    run = attach(tmp_path / "killed")
+    assert (run.status, run.metrics.index[-1]) == ("interrupted", 3)
+    late = run.folder.constraint_model_path(4) / "model.safetensors"
+    late.write_bytes(b"must not be taken up")
+    fits.clear()
+    run.resume()
+    run.wait()
+    assert fits == [4]  # the first was loaded
+    assert_same_run(run, whole)
+
+
+def test_killed_after_a_refresh_the_newer_model_is_taken_up(judged, tmp_path, fits):
+    def kill(run, record):
+        if record["step"] == 5:
+            killed(run.path, tmp_path / "killed")
+
+    whole = train(judged, folder=tmp_path / "whole", listeners=[kill], blocking=True)
+    run = attach(tmp_path / "killed")
+    assert run.folder.checkpoints()[-1].name == "000004"
+    fits.clear()
+    run.resume()
+    run.wait()
+    assert fits == []
+    assert_same_run(run, whole)
+
+
+def test_a_fork_takes_its_parents_constraint_models_along(judged, tmp_path, fits):
+    whole = train(judged, folder=tmp_path / "whole", blocking=True)
+    fits.clear()
+    early = whole.fork(at=2, folder=tmp_path / "early").wait()
+    assert fits == [4]
+    assert_same_run(early, whole)
+    late = whole.fork(at=4, folder=tmp_path / "late").wait()
+    assert fits == [4]
+    assert_same_run(late, whole)
+    other = whole.fork(
+        at=4, folder=tmp_path / "other",
+        reward_args={"constraints": {"refresh_every": 3, "loss": "bradley_terry"}},
+    ).wait()  # fmt: skip
+    assert fits == [4, 5]
+    assert [path.name for path in other.folder.constraint_models()] == [
+        "000001",
+        "000004",
+        "000005",
+    ]
+
+
+def test_a_given_model_is_used_and_not_kept_and_the_own_one_comes_after_it(judged, tmp_path, fits):
+    """Killed while the given one was in force, the run goes on as it would have: it trains its own anew."""
+    judged = judged.replace(reward_args={})
+    first = train(judged.replace(steps=1), folder=tmp_path / "first", blocking=True)
+    given = str(first.folder.constraint_model_path(1))
+
+    def change(run, record):
+        if record["step"] in (1, 3):
+            name = given if record["step"] == 1 else "own"
+            run.update(reward_args={"constraints": {"reward_model": name}})
+        if record["step"] == 3:
+            killed(run.path, tmp_path / "killed")
+
+    fits.clear()
+    whole = train(judged, folder=tmp_path / "whole", listeners=[change], blocking=True)
+    assert fits == [1, 4]
+    assert [path.name for path in whole.folder.constraint_models()] == ["000001", "000004"]
+    run = attach(tmp_path / "killed")
+    assert run.folder.checkpoints()[-1].name == "000002"
+    fits.clear()
+    run.update(reward_args={"constraints": {"reward_model": "own"}})
+    run.resume()
+    run.wait()
+    assert fits == [3]  # though a model of step 1 with the same settings lies in the folder
+    plain = attach(first.path).fork(at=1, folder=tmp_path / "plain", steps=3)
+    plain.wait()
+    assert fits == [3]  # and the fork of a run that holds it trains none
+
+
+def test_a_constraint_model_that_is_not_there_is_refused_at_once(judged, tmp_path):
+    missing = {"constraints": {"reward_model": str(tmp_path / "none")}}
+    with pytest.raises(WorkbenchError, match="There is no model folder"):
+        train(judged.replace(reward_args=missing), folder=tmp_path / "a", blocking=True)
+    run = train(judged.replace(steps=2, reward_args={}), folder=tmp_path / "b")
+    with pytest.raises(WorkbenchError, match="There is no model folder"):
+        run.update(reward_args=missing)
+    run.wait()
+
+
+def test_a_run_says_what_it_does_beside_its_steps(judged, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(Worker, "_say", lambda self, line: said.append(line))
+    train(judged.replace(steps=1), folder=tmp_path / "a", blocking=True)
+    assert said[0].startswith("constraint reward model: answering") and "training" in said[-1]
+
+
+def test_a_curriculum_by_stages_goes_from_one_constraint_to_all(judged, tmp_path):
+    recipe = judged.replace(
+        curriculum="staged", reward_args={"constraints": {"scorer": "rules"}}, eval_every=6
+    )
+    run = train(recipe, folder=tmp_path / "a", blocking=True)
+    for step in range(1, 7):
+        found = {c for c in run.metrics if "/level/" in c and run.metrics[c].notna()[step]}
+        assert found == {f"constraints/level/{(step + 1) // 2}"}
+    assert not (run.path / "constraint_models").exists()
