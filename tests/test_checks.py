@@ -106,3 +106,48 @@ def test_crossing_needs_somebody_to_judge(tmp_path):
     with pytest.raises(WorkbenchError, match="'questions' knows no right answers to judge by"):
         Recipe(**fields, rewards={"length": 1.0, "learned": 0.0})
     assert Recipe(**fields, rewards={"learned": 1.0}).cross_samples == 1
+
+
+def test_constraints_and_their_curricula_need_a_task_that_has_some():
+    with pytest.raises(
+        WorkbenchError, match="'constraints' counts constraints, but the task 'countdown' has"
+    ):
+        Recipe(rewards={"constraints": 1.0})
+    with pytest.raises(
+        WorkbenchError, match="curriculum 'staged' goes by the number of constraints"
+    ):
+        Recipe(curriculum="staged")
+    recipe = Recipe(task="instructions", rewards={"constraints": 1.0}, curriculum="full")
+    assert recipe.replace(objective="maxrl").objective == "maxrl"  # values are from 0 to 1
+    with pytest.raises(WorkbenchError, match="curriculum 'full'"):
+        recipe.replace(task="countdown", rewards={"correct": 1.0})
+    with pytest.raises(WorkbenchError, match="Unknown curriculum 'stagd'|curriculum.*'staged'"):
+        recipe.replace(curriculum="stagd")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"scorer": "rule"}, "Unknown constraints.scorer 'rule'.*Did you mean 'rules'"),
+        ({"aggregation": "max"}, "Unknown constraints.aggregation 'max'"),
+        ({"refresh_every": -1}, "constraints.refresh_every is -1; give 0 to 100000"),
+        ({"reward_model": ""}, "constraints.reward_model is ''; give a text"),
+        ({"constraint_model": "x"}, "Unknown parameter of constraints 'constraint_model'"),
+    ],
+)
+def test_wrong_parameters_of_the_reward_of_constraints_are_named(arguments, message):
+    with pytest.raises(WorkbenchError, match=message):
+        Recipe(
+            task="instructions",
+            rewards={"constraints": 1.0},
+            reward_args={"constraints": arguments},
+        )
+
+
+def test_a_file_without_truth_is_trained_on_by_constraints_and_not_by_correctness(tmp_path):
+    fields = {"task": "instructions", "task_args": {"source": str(tmp_path / "rows.jsonl")}}
+    with pytest.raises(WorkbenchError, match="knows no right answers to these questions"):
+        Recipe(**fields, rewards={"constraints": 1.0, "correct": 0.0})
+    assert Recipe(**fields, rewards={"constraints": 1.0}).task == "instructions"
+    checked = {"source": str(tmp_path / "rows.jsonl"), "checked": True}
+    assert Recipe(task="instructions", task_args=checked, rewards={"correct": 1.0}).steps

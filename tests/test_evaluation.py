@@ -6,7 +6,14 @@ import math
 import numpy as np
 import pytest
 
-from workbench.evaluation import evaluate, pass_at_every_k, pass_at_k, shown_ks, support_counts
+from workbench.evaluation import (
+    evaluate,
+    known_means,
+    pass_at_every_k,
+    pass_at_k,
+    shown_ks,
+    support_counts,
+)
 from workbench.models import load_policy
 from workbench.tasks.countdown import Countdown
 from workbench.variants import WorkbenchError
@@ -162,3 +169,24 @@ def test_what_else_a_task_tells_of_completions_is_shown_as_means(toy_world):
     assert found.measures["one"] == 1.0 and found.measures["letters"] > 0
     told = {"eval/letters": found.measures["letters"], "eval/one": 1.0}
     assert found.metrics() == plain.metrics() | told
+
+
+def test_a_mean_is_over_those_that_know_the_name():
+    parts = [{"a": 1.0, "b": 4.0}, {"a": 0.0}, {}, {"a": 0.5, "c": 2.0}]
+    assert known_means(parts) == {"a": 0.5, "b": 4.0, "c": 2.0}
+    assert known_means([]) == known_means([{}]) == {}
+
+
+def test_a_task_without_truth_may_tell_something_all_the_same(toy_world):
+    """And not the same of every completion."""
+
+    class Telling(Countdown):
+        knows_truth = False
+
+        def measures(self, row, completion):
+            return {"three": 1.0} if row["target"] == 3 else {"other": 0.25}
+
+    rows = [{"numbers": [1, 2], "target": 3}, {"numbers": [1, 3], "target": 4}]
+    found = evaluate(load_policy(toy_world), Telling(), rows=rows, samples=3, max_new_tokens=4)
+    assert found.measures == {"three": 1.0, "other": 0.25} and found.pass_at == {}
+    assert found.metrics()["eval/three"] == 1.0

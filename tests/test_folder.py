@@ -17,6 +17,7 @@ from workbench.folder import (
     restore,
     write_parquet,
 )
+from workbench.labelling import ConstraintModel
 from workbench.probe import ProbeTrace
 from workbench.trainer import prepare, train_step
 from workbench.variants import WorkbenchError
@@ -96,6 +97,54 @@ def test_probes_are_copied_up_to_a_step(kept, tmp_path):
     for mine, theirs in zip(child.probe_files(), files, strict=False):
         assert mine.read_bytes() == theirs.read_bytes()
     assert kept.probe_files() == files  # the parent keeps its own
+
+
+class Saving:
+    """Stands for a classifier: one file that says which it is."""
+
+    def __init__(self, name, breaks=False):
+        self.name, self.breaks = name, breaks
+
+    def save(self, folder):
+        (folder / "model.safetensors").write_text(self.name)
+        if self.breaks:
+            raise OSError("full")
+
+
+def test_constraint_models_are_kept_by_their_step_whole_or_not_at_all(kept):
+    assert kept.constraint_models() == []
+    for step in (1, 12):
+        path = kept.write_constraint_model(
+            ConstraintModel(Saving(f"at {step}"), step, {"loss": "binary"})
+        )
+        assert path == kept.constraint_model_path(step)
+    assert [path.name for path in kept.constraint_models()] == ["000001", "000012"]
+    assert [path.name for path in kept.constraint_models(11)] == ["000001"]
+    assert kept.constraint_models(0) == []
+    with pytest.raises(OSError, match="full"):
+        kept.write_constraint_model(ConstraintModel(Saving("half", breaks=True), 12))
+    with pytest.raises(OSError, match="full"):
+        kept.write_constraint_model(ConstraintModel(Saving("half", breaks=True), 20))
+    assert [path.name for path in kept.constraint_models()] == ["000001", "000012"]
+    assert (path / "model.safetensors").read_text() == "at 12"
+    kept.write_constraint_model(ConstraintModel(Saving("again"), 12))  # the later one stands
+    assert (path / "model.safetensors").read_text() == "again"
+    assert json.loads((path / "measured.json").read_text())["step"] == 12
+
+
+def test_constraint_models_are_dropped_and_copied_with_the_steps(kept, tmp_path):
+    for step in (1, 4, 9):
+        kept.write_constraint_model(ConstraintModel(Saving(f"at {step}"), step))
+    (tmp_path / "child").mkdir()
+    child = RunFolder(tmp_path / "child")
+    for _ in range(2):  # a second try after one that was cut short
+        child.copy_history(kept, 4)
+        assert [path.name for path in child.constraint_models()] == ["000001", "000004"]
+    kept.rewind(4)
+    assert [path.name for path in kept.constraint_models()] == ["000001", "000004"]
+    kept.rewind(0)
+    assert kept.constraint_models() == []
+    assert (child.constraint_model_path(4) / "model.safetensors").read_text() == "at 4"
 
 
 def probed(step=7, **changes):
@@ -182,6 +231,22 @@ def test_a_restored_checkpoint_goes_on_bit_for_bit(kept, toy_recipe, trained):
     assert torch.equal(adapter(other), adapter(state))
     assert mine.metrics["train/loss"] == theirs.metrics["train/loss"]
     assert mine.rollouts.completions == theirs.rollouts.completions
+
+
+def test_a_checkpoint_names_the_own_constraint_model_in_force(kept, toy_recipe, trained):
+    state, _ = trained
+    for model, wanted in (
+        (None, None),
+        (ConstraintModel(Saving("own"), 2, {"loss": "binary"}), 2),
+        (ConstraintModel(Saving("given"), 2, {"given": "folder"}), None),
+    ):
+        state.constraint_model = model
+        path = kept.write_checkpoint(state, toy_recipe)
+        assert json.loads((path / "state.json").read_text())["constraint_model"] == wanted
+    state.constraint_model = ConstraintModel(Saving("own"), 1)
+    other = RunFolder(kept.path / "other")
+    copied = other.adopt_checkpoint(kept.write_checkpoint(state, toy_recipe), toy_recipe)
+    assert json.loads((copied / "state.json").read_text())["constraint_model"] == 1
 
 
 def moving(toy_recipe):

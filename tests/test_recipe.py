@@ -212,6 +212,23 @@ def test_a_rewards_arguments_reach_its_function():
     assert "shout: {'loud': True}" in recipe.to_code()
 
 
+def test_a_reward_gets_of_the_runs_extras_what_its_row_needs():
+    recipe = Recipe(
+        task="instructions",
+        rewards={"constraints": 1.0, "length": 0.0, shout: 0.0},
+        reward_args={"constraints": {"scorer": "model"}, shout: {"loud": True}},
+    )
+    extras = {"constraint_model": "judge", "more": 1}
+    found = recipe.reward_functions(extras)
+    assert found["constraints"].keywords == {"scorer": "model", "constraint_model": "judge"}
+    assert found["length"] is TABLES["rewards"]["length"]
+    assert found["shout"].keywords == {"loud": True}
+    assert recipe.reward_functions()["constraints"].keywords == {"scorer": "model"}
+    assert recipe.reward_args["constraints"] == {"scorer": "model"}  # nothing is written back
+    again = Recipe.from_yaml(recipe.to_yaml(), [shout])
+    assert again == recipe == Recipe.from_link(recipe.to_link(), [shout])
+
+
 def test_what_a_recipe_gives_away_is_its_own_copy():
     recipe = Recipe(reward_args={"cre": {"order": 1}})
     recipe.to_dict()["reward_args"]["cre"]["order"] = 2

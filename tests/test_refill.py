@@ -15,7 +15,9 @@ def scored(policy, chosen, advantages, *, tokens=6, seed=0):
     rows = [{"number": i} for i in chosen]
     rollouts = sample(policy, prompts, rows=rows, group_size=2, max_new_tokens=tokens, seed=seed)
     values_PG = torch.tensor(advantages, dtype=torch.float32)[:, None] * torch.tensor([1.0, -1.0])
-    return Scored(rollouts, {"r": values_PG + 1}, values_PG + 1, values_PG, 2 * values_PG, 1.0, 0.5)
+    values = {"r": values_PG + 1}, values_PG + 1, values_PG, 2 * values_PG
+    notes = {"r": [f"{seed}/{b // 2}/{b % 2}" for b in range(2 * len(chosen))]}
+    return Scored(rollouts, *values, 1.0, 0.5, {"r/seed": float(seed)}, notes)
 
 
 def test_dead_groups_take_the_live_ones_of_each_round_in_turn(policy_of):
@@ -34,6 +36,9 @@ def test_dead_groups_take_the_live_ones_of_each_round_in_turn(policy_of):
     assert batch.rewards["r"][:, 0].tolist() == [6.0, 4.0, 11.0]
     assert [row["number"] for row in batch.rollouts.rows] == [3, 1, 3]
     assert batch.sample_seconds == 3.0 and batch.reward_seconds == 1.5
+    # What rewards say of a completion goes with it; numbers stay those of the prompts that were drawn.
+    assert batch.notes == {"r": ["1/0/0", "1/0/1", "0/1/0", "0/1/1", "2/0/0", "2/0/1"]}
+    assert batch.numbers == {"r/seed": 0.0}
 
 
 def test_without_rounds_nothing_is_drawn(policy_of):

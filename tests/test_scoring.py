@@ -7,6 +7,7 @@ import torch
 
 from workbench.objectives import OBJECTIVES
 from workbench.recipe import Recipe
+from workbench.rewards.verifiable import Detailed
 from workbench.rollout import sample
 from workbench.scoring import (
     Scored,
@@ -96,6 +97,39 @@ def test_extra_votes_are_seen_by_rewards_and_then_dropped(policy_of):
     assert (batch.rollouts.P, batch.rollouts.G, batch.rollouts.B) == (2, 3, 6)
     assert batch.rewards["seen"].tolist() == [[50.0, 51.0, 52.0]] * 2
     assert batch.advantages_PG.tolist() == [[-1.5, 0.0, 1.5]] * 2
+
+
+def telling(rollouts, task):
+    lines = [f"{b // rollouts.G}/{b % rollouts.G}" for b in range(rollouts.B)]
+    return Detailed(seen(rollouts, task), {"votes": rollouts.G}, lines)
+
+
+def test_what_rewards_tell_goes_along_and_the_notes_of_extra_votes_are_dropped(policy_of):
+    task = make_task("countdown")
+    rows = [task.dataset("train")[i] for i in range(2)]
+    recipe = Recipe(
+        group_size=2, extra_votes=1, max_new_tokens=4, rewards={telling: 1.0, seen: 0.0}
+    )
+    batch = score(policy_of(), task, rows, recipe, {}, seed=4)
+    assert batch.numbers == {"telling/votes": 3.0}
+    assert batch.notes == {"telling": ["0/0", "0/1", "1/0", "1/1"]}
+
+
+def test_extras_reach_the_rewards_that_ask_for_them(policy_of):
+    asked = []
+
+    def needy(rollouts, task, **given):
+        asked.append(given)
+        return torch.zeros(rollouts.P, rollouts.G)
+
+    needy.needs = ("judge",)
+    task = make_task("countdown")
+    recipe = Recipe(group_size=2, max_new_tokens=4, rewards={needy: 1.0, seen: 0.0})
+    score(
+        policy_of(), task, [task.dataset("train")[0]], recipe, {}, 4, {"judge": "mine", "other": 1}
+    )
+    score(policy_of(), task, [task.dataset("train")[0]], recipe, {}, 4)
+    assert asked == [{"judge": "mine"}, {}]
 
 
 def test_a_batch_is_scored_from_prompts_to_advantages(policy_of):
@@ -263,3 +297,14 @@ def test_a_reward_model_that_is_not_there_is_refused_before_a_step():
     with pytest.raises(WorkbenchError, match="Did you mean 'reward-shortcut'"):
         check_judge(wrong)
     check_judge(wrong.replace(rewards={"correct": 1.0}))
+
+
+def test_a_constraint_model_that_is_not_there_is_refused_before_a_step():
+    recipe = Recipe(task="instructions", rewards={"constraints": 1.0})
+    check_judge(recipe)  # its own is trained in the run
+    check_judge(recipe.replace(reward_args={"constraints": {"reward_model": "owner/name"}}))
+    wrong = recipe.replace(reward_args={"constraints": {"reward_model": "mine"}})
+    with pytest.raises(
+        WorkbenchError, match="no constraint reward model 'mine'; give 'own', the folder"
+    ):
+        check_judge(wrong)

@@ -5,7 +5,17 @@ from types import SimpleNamespace
 import torch
 
 from workbench.recipe import Recipe
-from workbench.seeds import minibatches, prompt_indices, refill_indices, seeded_dropout, step_seed
+from workbench.seeds import (
+    LABELS,
+    REFILL,
+    minibatches,
+    open_rows,
+    prompt_indices,
+    refill_indices,
+    seeded_dropout,
+    step_seed,
+)
+from workbench.tasks import make_task
 
 
 def test_every_row_is_used_once_before_any_is_used_again():
@@ -54,3 +64,54 @@ def test_minibatches_hold_whole_groups_each_once_an_epoch():
     assert parts[:2] == [[0, 1, 2, 3, 4, 5, 6, 7], [8, 9, 10, 11]]
     assert sorted(parts[2] + parts[3]) == list(range(12))
     assert all(part[i : i + 4] == list(range(part[i], part[i] + 4)) for part in parts for i in (0,))
+
+
+# Three chains of 3, 1 and 2 rungs, their rows mixed.
+ROWS = {"chain": [2, 0, 1, 0, 2, 0], "level": [1, 3, 1, 1, 2, 2]}
+
+
+class Rows(dict):
+    def __len__(self):
+        return len(self["level"])
+
+
+def opened(curriculum, step, steps=9, rows=ROWS):
+    recipe = Recipe(
+        task="instructions", rewards={"correct": 1.0}, curriculum=curriculum, steps=steps
+    )
+    return open_rows(recipe, step, Rows(rows))
+
+
+def test_shuffled_draws_from_all_rows():
+    assert opened("shuffled", 1) == opened("shuffled", 9) == list(range(6))
+
+
+def test_stages_share_the_steps_evenly_with_the_lowest_level_first():
+    by_level = {1: [0, 2, 3], 2: [4, 5], 3: [1]}
+    for step in range(1, 10):
+        assert opened("staged", step) == by_level[(step + 2) // 3]
+    assert [opened("staged", step, steps=4) for step in range(1, 5)] == [
+        by_level[1], by_level[1], by_level[2], by_level[3],
+    ]  # fmt: skip
+    assert opened("staged", 12) == by_level[3]  # beyond the end it stays at the last
+    assert opened("staged", 1, steps=1) == by_level[1]
+
+
+def test_full_draws_from_the_last_rung_of_each_chain():
+    assert opened("full", 1) == opened("full", 9) == [1, 2, 4]
+
+
+def test_one_draws_one_rung_of_each_chain_and_all_levels_equally_often():
+    assert opened("one", 1) == opened("one", 5) == [3, 2, 0]  # rungs 0 % 3, 1 % 1 and 2 % 2
+    task = make_task("instructions", chains=20, constraints=4)
+    rows = task.dataset("train")
+    recipe = Recipe(task="instructions", rewards={"correct": 1.0}, curriculum="one")
+    found = open_rows(recipe, 3, rows)
+    assert [rows[i]["chain"] for i in found] == list(range(20))
+    assert [rows[i]["level"] for i in found] == [1, 2, 3, 4] * 5
+    full = [rows[i]["level"] for i in open_rows(recipe.replace(curriculum="full"), 3, rows)]
+    assert full == [4] * 20
+
+
+def test_labels_have_a_stream_that_no_refill_reaches():
+    assert REFILL + 16 < LABELS

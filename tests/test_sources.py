@@ -5,7 +5,7 @@ import json
 import pytest
 
 from workbench.packaged import SHIPPED_JUDGES, SHIPPED_POLICIES, data_path
-from workbench.sources import JUDGE, POLICY, check_loadable, find_model
+from workbench.sources import CONSTRAINT_MODEL, JUDGE, POLICY, check_loadable, find_model
 from workbench.variants import WorkbenchError
 
 
@@ -21,12 +21,15 @@ def test_shipped_names_folders_and_hub_names(tmp_path):
 def test_a_wrong_name_lists_the_models_of_its_kind_only():
     with pytest.raises(WorkbenchError) as caught:
         find_model("guide")
-    assert "Unknown model 'guide'; allowed: guide-strong, guide-weak, tiny-strong" in str(
+    assert "Unknown model 'guide'; allowed: guide-strong, guide-weak, scribe, tiny-strong" in str(
         caught.value
     )
     with pytest.raises(WorkbenchError) as caught:
         find_model("reward", JUDGE)
     assert "reward model 'reward'; allowed: reward-fair, reward-shortcut." in str(caught.value)
+    with pytest.raises(WorkbenchError) as caught:  # none is shipped
+        find_model("reward", CONSTRAINT_MODEL)
+    assert "reward-" not in str(caught.value) and "'own', the folder" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -34,6 +37,8 @@ def test_a_wrong_name_lists_the_models_of_its_kind_only():
     [
         ("LlamaForCausalLM", JUDGE, "is no sequence classifier (LlamaForCausalLM)"),
         (None, JUDGE, "is no sequence classifier (unnamed)"),
+        ("LlamaForCausalLM", CONSTRAINT_MODEL, "give a constraint reward model."),
+        ("LlamaForSequenceClassification", CONSTRAINT_MODEL, ""),
         ("LlamaForSequenceClassification", POLICY, "give this one to the reward 'learned'"),
         ("LlamaForCausalLM", POLICY, ""),
         (None, POLICY, ""),

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from workbench.models import load_policy
@@ -25,7 +26,7 @@ from workbench.tiny.pretrain import (
     pretrain,
     train,
 )
-from workbench.tiny.tokenizer import build_tokenizer, vocabulary
+from workbench.tiny.tokenizer import LINES_WORDS, build_tokenizer, vocabulary
 from workbench.variants import WorkbenchError
 
 MIXTURE = MODELS["tiny-strong"]
@@ -125,6 +126,17 @@ def test_smoke_writes_a_whole_model_folder(tmp_path):
     assert "workbench pretrain tiny-weak --seed 0 --steps 2" in text
     assert "| countdown | nf4 |" in text
     assert "| guessing | 72% |" in text
+
+
+def test_a_scribe_is_made_in_the_words_of_its_world_and_measured(tmp_path):
+    folder = pretrain("scribe", tmp_path / "scribe", steps=2, batch=4, smoke=True, progress=False)
+    assert AutoTokenizer.from_pretrained(folder).get_vocab() == vocabulary(LINES_WORDS)
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    assert "workbench pretrain scribe --seed 0 --steps 2" in text and "probability 0.6" in text
+    assert {"none", "nf4", "kinds"} == json.loads((folder / card.FIGURES).read_text()).keys()
+    again = pretrain("scribe", tmp_path / "again", steps=2, batch=4, smoke=True, progress=False)
+    ours, theirs = (load_file(path / "model.safetensors") for path in (folder, again))
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
 
 
 @pytest.mark.parametrize(

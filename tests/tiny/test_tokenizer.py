@@ -1,11 +1,15 @@
 """The tiny tokenizer: decoding gives back what was encoded, and chat templates work."""
 
+import random
 from itertools import islice
 
 import pytest
 
+from workbench.tasks.demands import KINDS, draw, note
+from workbench.tasks.lines import seeds
 from workbench.tiny.corpus import Mixture, examples
-from workbench.tiny.tokenizer import build_tokenizer, vocabulary
+from workbench.tiny.scribes import SCRIBES, writing
+from workbench.tiny.tokenizer import LINES_WORDS, build_tokenizer, vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -85,3 +89,24 @@ def test_saving_and_loading_changes_nothing(tokenizer, tmp_path):
     assert loaded.chat_template == tokenizer.chat_template
     assert loaded.padding_side == "left"
     assert (loaded.pad_token, loaded.eos_token) == ("<|pad|>", "<|end|>")
+
+
+def test_the_world_of_lines_has_a_token_for_every_word_it_uses():
+    """Seeds, constraints, plans and lines of all kinds, with nothing unknown."""
+    tokenizer = build_tokenizer(LINES_WORDS)
+    for example in islice(writing(SCRIBES["scribe"], seed=0), 400):
+        for text in (example.completion, example.messages[0]["content"]):
+            ids = tokenizer.encode(text, add_special_tokens=False)
+            assert tokenizer.unk_token_id not in ids
+            assert tokenizer.decode(ids) == text
+    rng = random.Random(0)
+    for kind in KINDS:
+        for _ in range(100):
+            one = draw(kind, rng)
+            for text in (one.text, f" {one.text}", note(one)):
+                assert tokenizer.unk_token_id not in tokenizer.encode(
+                    text, add_special_tokens=False
+                )
+    for seed in (*seeds("train"), *seeds("eval")):
+        assert tokenizer.unk_token_id not in tokenizer.encode(seed, add_special_tokens=False)
+    assert "moss" not in vocabulary() and "Arvik" not in vocabulary(LINES_WORDS)
