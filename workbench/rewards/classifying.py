@@ -5,6 +5,8 @@ Only safetensors are read and remote code is never run.
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -98,12 +100,36 @@ def room_of(model: Any, tokenizer: Any) -> int:
 
 
 def conversation_ids(tokenizer: Any, messages: Sequence[dict[str, str]]) -> list[int]:
-    """Token ids of a conversation in the tokenizer's own template; without one, of plain lines."""
+    """Token ids of a conversation in the tokenizer's own template; without one, of plain lines.
+
+    Special tokens that an answer spells out are dropped: no answer can end its turn and speak for others.
+    """
     from workbench.models import PLAIN_TEMPLATE
 
+    said = [
+        message | {"content": _without_specials(tokenizer, message["content"])}
+        if message["role"] == "assistant"
+        else message
+        for message in messages
+    ]
     plain = tokenizer.chat_template == PLAIN_TEMPLATE
     if plain:
-        text = "\n".join(message["content"] for message in messages)
+        text = "\n".join(message["content"] for message in said)
     else:
-        text = tokenizer.apply_chat_template(list(messages), tokenize=False)
+        text = tokenizer.apply_chat_template(said, tokenize=False)
     return tokenizer.encode(text, add_special_tokens=plain)
+
+
+def _without_specials(tokenizer: Any, text: str) -> str:
+    specials = _specials(tokenizer)
+    while specials.search(text):  # what is left on both sides may make up another
+        text = specials.sub("", text)
+    return text
+
+
+@functools.lru_cache(maxsize=8)
+def _specials(tokenizer: Any) -> re.Pattern[str]:
+    """The tokenizer's special tokens as they are spelled; the pattern of none matches nowhere."""
+    added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    spelled = sorted(added | set(tokenizer.all_special_tokens), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, spelled)) or r"(?!)")
