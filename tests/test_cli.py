@@ -95,7 +95,7 @@ def test_an_interrupt_is_a_sentence_and_the_run_goes_on_later(quick, tmp_path, c
     from workbench import runs
 
     wait = runs.Run.wait
-    monkeypatch.setattr(runs.Run, "wait", lambda run: (run.stop(), wait(run), interrupt()))
+    monkeypatch.setattr(runs.Run, "wait", lambda run, *_: (run.stop(), wait(run), interrupt()))
     out = tmp_path / "run"
     assert cli.main(["train", str(quick), "--out", str(out)]) == 130
     captured = capsys.readouterr()

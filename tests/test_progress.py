@@ -41,6 +41,35 @@ def test_a_resumed_run_starts_where_it_was(capsys):
     assert "8/10" in capsys.readouterr().err
 
 
+class Going:
+    """A run that ends with the third look at it, and says what it does meanwhile."""
+
+    def __init__(self):
+        self.looks = 0
+
+    @property
+    def live(self):
+        return self.looks < 3
+
+    @property
+    def doing(self):
+        return "training, 50 %" if self.live else ""
+
+    def wait(self, timeout=None):
+        self.looks += 1
+        return self
+
+
+def test_what_is_done_beside_the_steps_is_shown_behind_the_bar(capsys):
+    run, shown = Going(), []
+    with Bar(4, show=True) as bar:
+        set_postfix = bar._bar.set_postfix_str
+        bar._bar.set_postfix_str = lambda text: shown.append(text) or set_postfix(text)
+        assert wait_for(run, bar) is run
+    assert shown == ["training, 50 %", ""]  # each once
+    assert "training, 50 %" in capsys.readouterr().err
+
+
 def test_an_interrupt_says_how_to_go_on():
     def interrupted():
         raise KeyboardInterrupt

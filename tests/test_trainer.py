@@ -368,16 +368,29 @@ def test_weight_zero_measures_without_training(toy_recipe):
     assert torch.equal(found[0], found[1])
 
 
-def test_every_pair_of_objective_and_reward_trains_or_is_refused_before_the_run(toy_recipe):
+def test_every_pair_of_objective_and_reward_trains_or_is_refused_before_the_run(
+    toy_recipe, toy_scribe
+):
     """A person who toggles through the tables never meets a pair that ends a run."""
-    state, refused = prepare(toy_recipe), set()
+    with pytest.raises(WorkbenchError, match="choose the task 'instructions'"):
+        toy_recipe.replace(rewards={"constraints": 1.0})
+    instructed = toy_recipe.replace(
+        model=toy_scribe,
+        task="instructions",
+        task_args={"chains": 6},
+        rewards={"constraints": 1.0},
+        reward_args={"constraints": {"scorer": "rules"}},
+    )
+    worlds = [(recipe, prepare(recipe)) for recipe in (toy_recipe, instructed)]
+    refused = set()
     for objective, row in OBJECTIVES.items():
         changes = {"k": 2} if "k" in row.defaults else {}
         changes |= {"beta": [2.0, 1.0, 0.5]} if "beta" in row.defaults else {}
         for reward in REWARDS:
             fields = {"objective": objective, "objective_args": changes, "rewards": {reward: 1.0}}
+            base, state = worlds[reward == "constraints"]
             try:
-                recipe = toy_recipe.replace(**fields)
+                recipe = base.replace(**fields)
             except WorkbenchError:
                 refused.add((objective, reward))
                 continue

@@ -12,10 +12,12 @@ from transformers import AutoTokenizer
 from workbench.models import load_policy
 from workbench.packaged import data_path
 from workbench.tasks import make_task
+from workbench.tasks.demands import KINDS
 from workbench.tiny import card
 from workbench.tiny.corpus import Example, examples
 from workbench.tiny.pretrain import (
     MODELS,
+    SCRIBE_STEPS,
     STEPS,
     Batch,
     batches,
@@ -195,6 +197,19 @@ def test_shipped_models_are_those_of_the_code(name):
     assert f"workbench pretrain {name} --seed 0 --steps {STEPS}" in text
     for demonstrator, share in dataclasses.asdict(MODELS[name]).items():
         assert f"| {demonstrator} | {share:.0%} |" in text
+
+
+def test_the_shipped_scribe_is_that_of_the_code_and_its_pseudo_labels_are_worth_something():
+    folder, found = data_path("models", "scribe"), figures("scribe")
+    assert AutoTokenizer.from_pretrained(folder).get_vocab() == vocabulary(LINES_WORDS)
+    text = (folder / card.CARD).read_text(encoding="utf-8")
+    assert f"workbench pretrain scribe --seed 0 --steps {SCRIBE_STEPS}" in text
+    assert found["kinds"].keys() == KINDS.keys()
+    for kind, sides in found["kinds"].items():  # asked for it is kept more often than not yet
+        assert sides["p"] > sides["q"] + 0.08, kind
+    assert 0.5 < found["none"]["constraints"] < 0.75  # room to learn, and something to learn from
+    assert found["none"]["well-formed"] > 0.98
+    assert found["nf4"]["constraints"] > found["none"]["constraints"] - 0.03
 
 
 def test_shipped_models_are_small_and_hold_no_pickle():
