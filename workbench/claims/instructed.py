@@ -53,7 +53,7 @@ def model_metrics(state: State, claim: Claim, recipe: Recipe, arm: str) -> dict[
     """model/… of the arm's constraint reward model; nothing where it has none, or the claim does not ask.
 
     group_… on groups of soft constraints, which it judges all; rules_… on mixed ones, hard by rule, as the
-    reward does; blind_accuracy, of the first seed alone, see there.
+    reward does; blind_accuracy, of the first arm and seed alone, see there.
     """
     model = state.constraint_model
     if arm not in claim.models or model is None:
@@ -64,7 +64,7 @@ def model_metrics(state: State, claim: Claim, recipe: Recipe, arm: str) -> dict[
     mixed = group_quality(model.judge, mixed_groups(groups), rules=True)
     found |= {f"rules_{k}": v for k, v in mixed.items()}
     arguments = wanted(recipe)
-    if arguments is not None and recipe.seed == claim.seeds[0]:
+    if arguments is not None and (arm, recipe.seed) == (claim.models[0], claim.seeds[0]):
         found["blind_accuracy"] = blind_accuracy(state, recipe, model)
     return {f"model/{key}": float(value) for key, value in found.items() if np.isfinite(value)}
 
