@@ -168,6 +168,8 @@ def train_step(state: State, recipe: Recipe, *, measure_kl: bool = False) -> Rep
     step = state.step + 1
     held = state.constraint_model
     state.constraint_model = in_force(held, state.policy, state.task, recipe, step, state.tell)
+    if state.tell is not None and state.constraint_model is not held:
+        state.tell("")
     extras = extras_of(state.constraint_model)
     started = time.perf_counter()
     rows = open_rows(recipe, step, state.rows)

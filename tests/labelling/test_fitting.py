@@ -14,6 +14,7 @@ from workbench.labelling.fitting import (
     fit_pairs,
 )
 from workbench.labelling.pairs import Pair
+from workbench.rewards.classifying import forward
 from workbench.rewards.verdicts import new_verdict_model
 from workbench.tasks.demands import Constraint
 from workbench.tasks.lines import compose
@@ -154,6 +155,23 @@ def test_training_is_a_function_of_pairs_and_seed_and_moves_no_generator(toy_scr
         assert torch.equal(torch.get_rng_state(), before[0]) and random.getstate() == before[1]
         found.append(weights(judge))
     assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+
+
+def test_a_batch_in_parts_gives_the_same_update(toy_scribe, monkeypatch):
+    pairs, found, passes = separable(20, seed=2), [], []
+    for tokens in (16_384, 100):
+        monkeypatch.setattr(fitting, "PART_TOKENS", tokens)
+        rows = []
+        monkeypatch.setattr(
+            fitting, "forward", lambda m, r, rows=rows: rows.append(r) or forward(m, r)
+        )
+        found.append(weights(fit_pairs(new(toy_scribe), pairs, epochs=1, batch=20)))
+        passes.append(len(rows))
+    assert passes[0] == 1 and passes[1] > 4
+    start = weights(new(toy_scribe))
+    # AdamW's first step is a sign: it turns where a gradient is all rounding, so means are compared.
+    apart, moved = (found[0] - found[1]).abs().mean(), (found[0] - start).abs().mean()
+    assert apart < 0.01 * moved
 
 
 def test_it_is_left_frozen_and_ready(toy_scribe):

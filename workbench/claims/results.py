@@ -25,7 +25,13 @@ BASE = "base"  # the arm that is not trained: the base, sampled anew with each s
 SUPPORT = ("preserved", "expanded", "shrunk", "out")
 BEST = ["pass@1", "best/pass@1", "best/step"]  # the end beside the probe with the highest accuracy
 CROSS = ["post_post", "post_pre", "post_post_true", "post_pre_true"]  # who answers to the thoughts
-KEPT = ["constraints", "hard", "soft", "held_out/constraints", "longer/constraints"]  # shares, by truth
+KEPT = [
+    "constraints",
+    "hard",
+    "soft",
+    "held_out/constraints",
+    "longer/constraints",
+]  # shares, by truth
 RATIOS = ("srr", "ndr", "sds", "nscr")
 Result = dict[str, Any]
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 EPOCHS = 3
 BATCH = 32  # pairs
+PART_TOKENS = 16_384  # of one forward and backward pass
 TINY, TINY_RATE, FULL_RATE, LORA_RATE = 20_000_000, 1e-3, 5e-6, 1e-4
 CENTRING = 0.01
 Told = Callable[[int, int], None]  # (updates done, of how many)
@@ -69,10 +70,12 @@ def fit_pairs(
         order = rng.sample(range(len(pairs)), len(pairs))
         for start in range(0, len(order), batch):
             chosen = [encoded[i] for i in order[start : start + batch]]
-            value = LOSSES[loss](*_outputs(model, chosen))
-            value.backward()
+            loss_now = 0.0
+            for part in _parts(chosen):
+                value = LOSSES[loss](*_outputs(model, part)) * (len(part) / len(chosen))
+                value.backward()
+                loss_now += float(value.detach())
             norm = torch.nn.utils.clip_grad_norm_(weights, 1.0)
-            loss_now = float(value.detach())
             if not math.isfinite(loss_now + float(norm)):
                 raise WorkbenchError(
                     f"The constraint reward model's loss is {loss_now} after {done} updates; lower its "
@@ -100,6 +103,13 @@ def bradley_terry_loss(kept_N2: Tensor, missed_N2: Tensor) -> Tensor:
 
 
 LOSSES = {"binary": binary_loss, "bradley_terry": bradley_terry_loss}
+
+
+def _parts(chosen: list[tuple[Tokens, Tokens]]) -> list[list[tuple[Tokens, Tokens]]]:
+    """The pairs in parts of at most PART_TOKENS, padding included, whose gradients are added up."""
+    longest = max(len(row) for pair in chosen for row in pair)
+    size = max(1, PART_TOKENS // (2 * longest))
+    return [chosen[start : start + size] for start in range(0, len(chosen), size)]
 
 
 def _outputs(
