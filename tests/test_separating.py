@@ -9,7 +9,7 @@ import torch
 
 from workbench import anchoring, scoring, trainer
 from workbench.anchors import ANCHORS
-from workbench.folder import RunFolder, read_checkpoint_recipe, restore, rollout_table
+from workbench.folder import RunFolder, read_checkpoint_recipe, restore
 from workbench.memory import Memory, note_post_pre
 from workbench.objectives import OBJECTIVES
 from workbench.recipe import Recipe
@@ -18,6 +18,7 @@ from workbench.runs import train
 from workbench.separating import malformed_rows, separate, thought_end
 from workbench.separation import SEPARATIONS, thinking
 from workbench.surrogates import AGGREGATIONS, SURROGATES
+from workbench.tables import rollout_table
 from workbench.trainer import Report, prepare, train_step
 from workbench.variants import Variant, WorkbenchError
 

@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import load_file
 
 from workbench import labelling
-from workbench.folder import RunFolder, read_probes
+from workbench.folder import RunFolder
 from workbench.recipe import Recipe, own_functions
 from workbench.runs import attach, train
+from workbench.tables import read_probes
 from workbench.variants import WorkbenchError
 from workbench.worker import Worker, describe, sentence
 

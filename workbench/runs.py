@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from workbench.folder import RunFolder, read_checkpoint_recipe, read_probes
+from workbench.folder import RunFolder, read_checkpoint_recipe
 from workbench.probe import NUMBERS, ProbeTrace
 from workbench.recipe import LIVE, Recipe, own_functions
+from workbench.tables import read_probes
 from workbench.variants import WorkbenchError, lookup
 from workbench.worker import Worker
 

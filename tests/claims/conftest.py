@@ -12,9 +12,9 @@ import pytest
 from workbench.claims.book import Book
 from workbench.claims.measure import trace_file
 from workbench.claims.plan import claim_from
-from workbench.folder import probe_table, write_parquet
 from workbench.phase import table
 from workbench.probe import ProbeTrace
+from workbench.tables import probe_table, write_parquet
 
 STEPS = range(0, 60, 3)
 SAMPLES = 5  # responses to the only prompt

@@ -13,8 +13,8 @@ from workbench import cli, runs
 from workbench.claims import load, measure, results
 from workbench.claims.crossed import cross_cell, post_pre_metrics
 from workbench.claims.plan import Geometry, claim_from
-from workbench.folder import read_probes
 from workbench.phase import table
+from workbench.tables import read_probes
 from workbench.trainer import NonFiniteError
 from workbench.variants import WorkbenchError
 

@@ -24,11 +24,11 @@ from workbench.claims.measure import tell, trace_file
 from workbench.claims.plan import Claim, Geometry
 from workbench.claims.results import Result
 from workbench.diagnosis import Verdict, verdict
-from workbench.folder import read_probes
 from workbench.geometry import BURN
 from workbench.packaged import data_path, in_checkout
 from workbench.phase import ACCURACY, SPACES, VOTE, distances
 from workbench.references import Reference
+from workbench.tables import read_probes
 from workbench.variants import WorkbenchError
 
 JUDGED_IN = (VOTE, ACCURACY)  # spaces of the verdicts

@@ -33,10 +33,10 @@ from workbench.claims.crossed import cross_cell, post_pre_metrics
 from workbench.claims.instructed import Shelf, also_metrics, model_metrics
 from workbench.claims.plan import Claim, read_claim
 from workbench.evaluation import EVAL_SEED, Evaluation, evaluate, support_counts
-from workbench.folder import probe_table, write_parquet
 from workbench.phase import table
 from workbench.probe import ProbeTrace
 from workbench.recipe import Recipe
+from workbench.tables import probe_table, write_parquet
 from workbench.tasks.base import knows_truth
 from workbench.tracing import trace
 from workbench.trainer import NonFiniteError, State, prepare, train_step
