@@ -362,12 +362,16 @@ def _targets(lora_targets: str | Sequence[str]) -> str | list[str]:
 
 
 def hush() -> None:
-    """Silence three messages from below that a user can do nothing about."""
+    """Silence four messages from below that a user can do nothing about."""
     # bitsandbytes: an optional kernel that is not used here, and int8's rounding at every call.
     for part in ("backends.cpu.ops", "autograd._functions"):
         logging.getLogger(f"bitsandbytes.{part}").setLevel(logging.ERROR)
     # peft calls a name that transformers is about to rename.
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+    # transformers 5.24 renames an argument that 5.17 knows by no other name.
+    warnings.filterwarnings(
+        "ignore", message="`past_key_values` is deprecated", category=FutureWarning
+    )
 
 
 @contextlib.contextmanager
