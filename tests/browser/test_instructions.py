@@ -43,7 +43,11 @@ def test_a_run_trains_its_judge_shows_hard_and_soft_apart_and_takes_changes(note
 
     def field(name):  # the first: the surrogate has an aggregation too, further below
         boxes = page.locator(".wb-controls .widget-inline-hbox")
-        return boxes.filter(has=page.locator(f".widget-label:text-is('{name}')")).locator("select").first
+        return (
+            boxes.filter(has=page.locator(f".widget-label:text-is('{name}')"))
+            .locator("select")
+            .first
+        )
 
     field("aggregation").select_option("all")
     wait_until(

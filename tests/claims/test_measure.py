@@ -96,11 +96,11 @@ def test_a_stopped_claim_goes_on_with_the_missing_cells(claim, tmp_path, monkeyp
     done = []
     real = measure.measure_cell
 
-    def stops_at_the_third(claim, arm, seed, base):
+    def stops_at_the_third(claim, arm, seed, base, shelf):
         if len(done) == 2:
             raise KeyboardInterrupt
         done.append((arm, seed))
-        return real(claim, arm, seed, base)
+        return real(claim, arm, seed, base, shelf)
 
     monkeypatch.setattr(measure, "measure_cell", stops_at_the_third)
     with pytest.raises(KeyboardInterrupt):
@@ -141,11 +141,11 @@ class Counted:
 def test_a_cell_that_another_process_has_measured_is_skipped(claim, tmp_path, monkeypatch):
     real, done = measure.measure_cell, []
 
-    def other_is_faster(claim, arm, seed, base):
+    def other_is_faster(claim, arm, seed, base, shelf):
         done.append((arm, seed))
         if len(done) == 1:
             measure.measure(claim, arms=["sharp"], seeds=[0], out=tmp_path, say=quiet)
-        return real(claim, arm, seed, base)
+        return real(claim, arm, seed, base, shelf)
 
     monkeypatch.setattr(measure, "measure_cell", other_is_faster)
     measure.measure(claim, seeds=[0], out=tmp_path, say=quiet)
@@ -321,7 +321,7 @@ def test_a_failed_cell_keeps_the_probes_up_to_there(probing, tmp_path, monkeypat
 def test_the_reference_s_own_seeds_are_measured_for_its_arm_only(probing, tmp_path, monkeypatch):
     done = []
 
-    def noted(claim, arm, seed, base):
+    def noted(claim, arm, seed, base, shelf):
         done.append((arm, seed))
         return {"seed": seed, "metrics": {"pass@1": 0.0, "pass@4": 0.0}, "seconds": 0.0}, []
 
