@@ -10,7 +10,8 @@ import time
 import pytest
 import torch
 
-from workbench import runs, worker
+from workbench import run as run_module
+from workbench import worker
 from workbench.runs import attach, train
 from workbench.variants import WorkbenchError
 from workbench.worker import RunFailed
@@ -43,16 +44,16 @@ def own(recipe):
 def forget(run):
     """As if this process had never held the run."""
     run.close()
-    runs._HERE.pop(run.path)
+    run_module.HERE.pop(run.path)
     return run.path
 
 
 @pytest.fixture(autouse=True)
 def close_runs():
     yield
-    for run in list(runs._HERE.values()):
+    for run in list(run_module.HERE.values()):
         run.close()
-    runs._HERE.clear()
+    run_module.HERE.clear()
 
 
 def test_a_run_goes_to_its_end_and_leaves_its_folder(toy_recipe, tmp_path):

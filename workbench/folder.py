@@ -37,6 +37,8 @@ from workbench.tables import probe_table, rollout_table, write_parquet
 from workbench.trainer import Report, State
 from workbench.variants import WorkbenchError
 
+# The two entries of a step's line that are lists: how many completions of each prompt are right.
+GROUP_SUCCESSES, EVAL_SUCCESSES = "groups/successes", "eval/successes"
 FORMAT = 1  # raised when the layout of a run's folder changes
 OWN_FILES = ("adapter_model.safetensors", "adapter_config.json", "optimizer.safetensors")
 REFERENCE_FILE = "reference.safetensors"  # only where the reference moves

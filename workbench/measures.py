@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from workbench.recipe import Recipe
@@ -16,11 +17,18 @@ from workbench.separation import stage
 def group_measures(first: Scored) -> dict[str, float]:
     """The groups/ metrics of the prompts that were drawn, whatever replaced them."""
     metrics: dict[str, float] = {"groups/zero_signal": len(first.dead()) / first.rollouts.P}
-    if "correct" in first.rewards:
-        solved_P = (first.rewards["correct"] >= 1).float().mean(-1)
-        metrics["groups/solved_all"] = float((solved_P == 1).float().mean())
-        metrics["groups/solved_none"] = float((solved_P == 0).float().mean())
+    solved_P = np.array(successes(first))
+    if len(solved_P):
+        metrics["groups/solved_all"] = float((solved_P == first.rollouts.G).mean())
+        metrics["groups/solved_none"] = float((solved_P == 0).mean())
     return metrics
+
+
+def successes(first: Scored) -> list[int]:
+    """K of each prompt: how many of its completions are right; [] where `correct` is not measured."""
+    if "correct" not in first.rewards:
+        return []
+    return (first.rewards["correct"] >= 1).sum(-1).tolist()
 
 
 def rollout_measures(batch: Scored) -> dict[str, float]:

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from workbench.variants import WorkbenchError
 
 if TYPE_CHECKING:
-    from workbench.runs import Run
+    from workbench.run import Run
 
 
 class Bar:

@@ -103,6 +103,7 @@ class Report:
     thinking_BT: Tensor  # bool: up to the last </think>; nowhere where that is not one token
     trained_BT: Tensor  # bool: the tokens that may get gradient
     notes: dict[str, list[str]] = field(default_factory=dict)  # reward -> a line on each completion
+    successes_P: list[int] = field(default_factory=list)  # K of each prompt drawn; [] if not known
 
 
 @dataclass(frozen=True)
@@ -198,6 +199,7 @@ def train_step(state: State, recipe: Recipe, *, measure_kl: bool = False) -> Rep
     report = Report(
         step, metrics, batch.rollouts, batch.rewards, batch.total_PG, batch.advantages_PG,
         batch.thought_advantages_PG, parts.thinking_BT, parts.trained_BT, batch.notes,
+        measures.successes(first),
     )  # fmt: skip
     updating = time.perf_counter()
     metrics |= update(state, recipe, report, first.rollouts, measure_kl=measure_kl)

@@ -13,7 +13,7 @@ from workbench.diagnosis import Verdict
 from workbench.diagnosis import verdict as judge
 from workbench.phase import CENTRES, VOTE, Path, distances
 from workbench.references import Reference, from_traces, shipped
-from workbench.runs import Run
+from workbench.run import Run
 from workbench.variants import WorkbenchError, lookup
 
 THEN = ("warn", "pause")

@@ -19,7 +19,13 @@ import torch
 
 from workbench.crossing import judge_of, post_pre
 from workbench.evaluation import evaluate
-from workbench.folder import RunFolder, read_checkpoint_recipe, restore
+from workbench.folder import (
+    EVAL_SUCCESSES,
+    GROUP_SUCCESSES,
+    RunFolder,
+    read_checkpoint_recipe,
+    restore,
+)
 from workbench.memory import note_post_pre
 from workbench.recipe import Recipe, own_functions
 from workbench.scoring import check_judge
@@ -191,12 +197,12 @@ class Worker:
         recipe, step = self.recipe, state.step + 1
         evaluating = step % recipe.eval_every == 0 or step >= recipe.steps
         report = train_step(state, recipe, measure_kl=evaluating)
-        self.doing = ""
         self._keep_constraint_model(state, step)
         measured = self._evaluate(state) if evaluating else {}
         if recipe.probe_every and (step % recipe.probe_every == 0 or step >= recipe.steps):
             measured |= self._probe(state)
-        self._record({"step": step, **report.metrics, **measured})
+        counted = {GROUP_SUCCESSES: report.successes_P} if report.successes_P else {}
+        self._record({"step": step, **report.metrics, **counted, **measured})
         if evaluating or step == 1 or step % recipe.rollouts_every == 0:
             self.folder.write_rollouts(report, state)
         if step % recipe.checkpoint_every == 0:
@@ -223,16 +229,19 @@ class Worker:
         if differences:
             self.folder.append_event(step, "update", describe(differences), differences)
 
-    def _evaluate(self, state: State) -> dict[str, float]:
+    def _evaluate(self, state: State) -> dict[str, Any]:
         started = time.perf_counter()
-        measured = evaluate(
+        found = evaluate(
             state.policy,
             state.task,
             rows=state.eval_rows,
             prompts=self.recipe.eval_prompts,
             samples=self.recipe.eval_samples,
             max_new_tokens=self.recipe.max_new_tokens,
-        ).metrics()
+        )
+        measured: dict[str, Any] = found.metrics()
+        if len(found.successes_P):
+            measured[EVAL_SUCCESSES] = found.successes_P.tolist()
         if self.recipe.cross_samples:
             measured |= crossed(state, self.recipe)
         return measured | {"time/eval": time.perf_counter() - started}

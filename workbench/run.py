@@ -1,0 +1,374 @@
+"""One run: look at it, steer it, fork it, all by its folder.
+
+Every method returns at once, but for `wait` and `close`; the work is done by a thread (`worker`), and what
+it found is read from memory while it lives here, from the folder otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from workbench.folder import EVAL_SUCCESSES, GROUP_SUCCESSES, RunFolder
+from workbench.library import new_folder
+from workbench.probe import NUMBERS, ProbeTrace
+from workbench.recipe import LIVE, Recipe, own_functions
+from workbench.tables import read_probes
+from workbench.variants import WorkbenchError, lookup
+from workbench.worker import Worker
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+    from workbench.models import Policy
+
+Listener = Callable[["Run", dict[str, Any]], None]
+
+MODEL_FIELDS = ("model", "quantize", "lora_rank", "lora_alpha", "lora_targets")  # the weights' own
+HERE: dict[Path, Run] = {}  # runs that have had a thread in this process, by folder
+
+
+class Run:
+    """One training run: its numbers, its controls, its folder. Made by `train`, `attach` and `fork`."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        recipe: Recipe,
+        *,
+        functions: Iterable[Callable[..., Any]] = (),
+        listeners: Iterable[Listener] = (),
+        parent: tuple[Run, int | None] | None = None,
+    ) -> None:
+        self.folder = folder
+        self.listeners = list(listeners)
+        self._recipe = recipe
+        self._functions = tuple(functions)
+        self._parent = parent
+        self._worker: Worker | None = None
+        self._changes: dict[str, Any] = {}  # live fields to change when the run goes on
+        self._table: tuple[tuple[int, int], pd.DataFrame] = ((0, -1), pd.DataFrame())
+        self._read: dict[str, tuple[int, list[dict[str, Any]]]] = {}  # file -> its size and records
+        self._probes: dict[Path, tuple[int, ProbeTrace]] = {}  # file -> when it was written
+
+    # --- what is known ------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The name of the run's folder."""
+        return self.folder.path.name
+
+    @property
+    def path(self) -> Path:
+        """The run's folder."""
+        return self.folder.path
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe with every change that was asked for so far."""
+        return self._kept_recipe().replace(**self._changes)
+
+    def _kept_recipe(self) -> Recipe:
+        """The recipe without the changes that wait for `resume`."""
+        return self._worker.wanted_recipe() if self._worker else self._recipe
+
+    @property
+    def status(self) -> str:
+        """starting, running, paused, finished, stopped, failed, or interrupted (its process is gone)."""
+        return self._worker.status if self._worker else str(self.folder.read_status()["status"])
+
+    @property
+    def error(self) -> str | None:
+        """What ended a failed run, in a sentence; the traceback is in its error.txt."""
+        return self._worker.error if self._worker else self.folder.read_status()["error"]
+
+    @property
+    def doing(self) -> str:
+        """A line on what is done beside the steps, such as the training of a constraint reward model."""
+        return self._worker.doing if self._worker and self.live else ""
+
+    @property
+    def live(self) -> bool:
+        """True while a thread, here or in another process, holds the run."""
+        if self._worker:
+            return not self._worker.done.is_set()
+        return bool(self.folder.read_status()["live"])
+
+    @property
+    def metrics(self) -> pd.DataFrame:
+        """One row per step with every metric; the index is the step. Step 0 is the base model."""
+        records = self._records()
+        state = (id(records), len(records))
+        if state != self._table[0]:
+            # A copy first: the run's thread may append meanwhile.
+            table = (
+                pd.DataFrame(list(records)) if records else pd.DataFrame({"step": []}, dtype=int)
+            )
+            lists = [name for name in (GROUP_SUCCESSES, EVAL_SUCCESSES) if name in table]
+            self._table = (state, table.drop(columns=lists).set_index("step"))
+        return self._table[1]
+
+    def successes(self, of: str = "groups") -> pd.DataFrame:
+        """How many completions of each prompt were right: a row for each step, a column for each prompt.
+
+        Args:
+            of: "groups", the prompts drawn at each step, of `group_size` completions; or "eval", the
+                held-out ones, always the same, of `eval_samples`.
+        """
+        names = {"groups": GROUP_SUCCESSES, "eval": EVAL_SUCCESSES}
+        column = lookup(names, "kind of successes", of)
+        found = {r["step"]: r[column] for r in list(self._records()) if column in r}
+        table = pd.DataFrame(list(found.values()), index=pd.Index(found, name="step", dtype=int))
+        return table.astype("Int64") if table.isna().any(axis=None) else table
+
+    @property
+    def events(self) -> pd.DataFrame:
+        """What changed and when: step, time, kind, text, changes."""
+        columns = ["step", "time", "kind", "text", "changes"]
+        return pd.DataFrame(self._lines("events"), columns=columns)
+
+    @property
+    def progress(self) -> dict[str, float]:
+        """step, steps, seconds_per_step (evaluation spread over it), seconds_left, tokens_per_second."""
+        records = self._records()
+        recent = [record for record in records if record["step"] > 0][-20:]
+        training = sum(record["time/step"] for record in recent)
+        evaluating = sum(record.get("time/eval", 0.0) for record in recent)
+        step, steps = (records[-1]["step"] if records else 0), self.recipe.steps
+        each = (training + evaluating) / max(len(recent), 1)
+        tokens = sum(record["rollout/tokens"] for record in recent)
+        return {
+            "step": step,
+            "steps": steps,
+            "seconds_per_step": each,
+            "seconds_left": each * max(steps - step, 0),
+            "tokens_per_second": tokens / training if training else 0.0,
+        }
+
+    @property
+    def rollout_steps(self) -> list[int]:
+        """The steps whose rollouts were saved."""
+        return [int(file.stem) for file in self.folder.rollout_files()]
+
+    def rollouts(self, step: int | None = None) -> pd.DataFrame:
+        """The saved rollouts of `step` (default: the latest), one row per completion."""
+        saved = self.rollout_steps
+        if not saved:
+            raise WorkbenchError("This run has saved no rollouts yet; wait for its first step.")
+        if step is not None and step not in saved:
+            raise WorkbenchError(f"Step {step} has no saved rollouts; saved steps: {saved}.")
+        chosen = saved[-1] if step is None else step
+        return pd.read_parquet(self.path / "rollouts" / f"{chosen:06d}.parquet")
+
+    @property
+    def checkpoint_steps(self) -> list[int]:
+        """The steps of the whole checkpoints."""
+        return [int(path.name) for path in self.folder.checkpoints()]
+
+    def policy(self, step: int | None = None) -> Policy:
+        """A copy of the policy as the checkpoint of `step` holds it, by default the last one."""
+        from workbench.trained import trained_policy
+
+        folders = {int(path.name): path for path in self.folder.checkpoints()}
+        if not folders:
+            raise WorkbenchError(
+                f"{self.name} has no checkpoint yet; pause it, which writes one, or wait for one."
+            )
+        chosen = max(folders) if step is None else step
+        return trained_policy(self.recipe, lookup(folders, "checkpoint", chosen))
+
+    def probes(self) -> list[ProbeTrace]:
+        """The saved probes, oldest first: what the model wrote each time on the same prompts."""
+        found = {file: file.stat().st_mtime_ns for file in self.folder.probe_files()}
+        for file, written in found.items():
+            if self._probes.get(file, (0, None))[0] != written:
+                self._probes[file] = (written, read_probes(file)[0])
+        return [self._probes[file][1] for file in found]
+
+    def probe_columns(self) -> dict[str, list[float]]:
+        """The numbers of every probe as columns, from the metrics; see `phase.table`."""
+        metrics = self.metrics
+        known = [name for name in NUMBERS[1:] if f"probe/{name}" in metrics]
+        if not known:
+            return {"step": []}
+        table = metrics[[f"probe/{name}" for name in known]].dropna(how="all")
+        found = {name: table[f"probe/{name}"].tolist() for name in known}
+        return {"step": table.index.tolist()} | found
+
+    def figure(self) -> go.Figure:
+        """The curves as a plain plotly figure."""
+        from workbench.plots import curves_figure
+
+        return curves_figure([(self.name, self.metrics, self.events)])
+
+    def report(self, path: str | os.PathLike[str]) -> Path:
+        """Write a self-contained HTML page with the curves, the recipe and some rollouts."""
+        from workbench.report import write_report
+
+        return write_report([self], Path(path))
+
+    def __repr__(self) -> str:
+        done = self.progress
+        return f"<Run {self.name}: {self.status}, step {done['step']} of {done['steps']}>"
+
+    # --- controls -----------------------------------------------------------------------------
+
+    def pause(self) -> None:
+        """Pause before the next step; a checkpoint is written."""
+        self._own("pause").want("pause")
+
+    def step(self) -> None:
+        """Do one step, then pause."""
+        self._own("step").want("pause", extra_steps=1)
+
+    def stop(self) -> None:
+        """Stop after the step at hand, with a checkpoint; the run can be resumed. Twice is harmless."""
+        if self.live:
+            self._own("stop").want("stop")
+
+    def resume(self) -> None:
+        """Go on: at once after a pause, from the last checkpoint when the run has ended."""
+        if self.live:
+            self._own("resume").want("run")
+            return
+        steps = self.recipe.steps
+        if self.status == "finished" and self.progress["step"] >= steps:
+            raise WorkbenchError(
+                f"The run has finished its {steps} steps; to go on, call "
+                f"run.update(steps={steps * 2}) before run.resume()."
+            )
+        self._launch()
+
+    def update(self, **fields: Any) -> None:
+        """Change live fields; lands at the next step and is marked there. Wrong values raise at once.
+
+        On a run that has ended, the change waits for `resume`.
+        """
+        for name in fields:
+            if name not in LIVE:
+                self.recipe.replace(**{name: fields[name]})  # an unknown field is named by this
+                raise WorkbenchError(
+                    f"{name} can't change during a run; use run.fork({name}=…) or start a new run. "
+                    f"Live fields: {', '.join(LIVE)}."
+                )
+        self._functions += own_functions(fields)
+        if self.live:
+            self._own("update").change(fields)
+        else:
+            self._changes = self._kept_recipe().stack(self._changes, fields)
+
+    def fork(
+        self,
+        *,
+        at: int | None = None,
+        folder: str | os.PathLike[str] | None = None,
+        listeners: Iterable[Listener] = (),
+        **changes: Any,
+    ) -> Run:
+        """A new run that goes on from this one's weights, optimiser and seed, with `changes`.
+
+        Args:
+            at: the step of a checkpoint to go on from; by default where the run is now.
+        """
+        if at is not None and at not in self.checkpoint_steps:
+            raise WorkbenchError(
+                f"{self.name} has no checkpoint of step {at}; it has {self.checkpoint_steps}."
+            )
+        recipe = self.recipe.replace(**changes)
+        fixed = [name for name in self.recipe.diff(recipe) if name in MODEL_FIELDS]
+        if fixed:
+            raise WorkbenchError(
+                f"A fork keeps its parent's weights, so {', '.join(fixed)} can't change; "
+                "start a new run with wb.train instead."
+            )
+        child = Run(
+            new_folder(recipe, folder),
+            recipe,
+            functions=self._functions,
+            listeners=listeners,
+            parent=(self, at),
+        )
+        child._launch()
+        return child
+
+    def wait(self, timeout: float | None = None) -> Run:
+        """Wait for the end; raises what the run raised. An interrupt stops the run first."""
+        worker = self._own("wait for")
+        try:
+            worker.done.wait(timeout)
+        except KeyboardInterrupt:
+            worker.want("stop")
+            worker.done.wait()
+            raise
+        if worker.exception is not None:
+            raise worker.exception
+        return self
+
+    def close(self) -> None:
+        """Stop and wait for the end, which frees the model; an error stays readable in `error`."""
+        if self._worker:
+            self._worker.want("stop")
+            self._worker.done.wait()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    # --- inside -------------------------------------------------------------------------------
+
+    def _records(self) -> list[dict[str, Any]]:
+        return self._worker.records if self._worker else self._lines("metrics")
+
+    def _lines(self, name: str) -> list[dict[str, Any]]:
+        """The records of metrics.jsonl or events.jsonl, read again only when the file has grown."""
+        file = self.path / f"{name}.jsonl"
+        size = file.stat().st_size if file.exists() else 0
+        if self._read.get(name, (-1, []))[0] != size:
+            self._read[name] = (size, getattr(self.folder, f"read_{name}")())
+        return self._read[name][1]
+
+    def _own(self, verb: str) -> Worker:
+        """The thread of this run, or a sentence why there is none to talk to."""
+        if self._worker is None:
+            why = (
+                "it belongs to another process" if self.live else "it is not going; resume it first"
+            )
+            raise WorkbenchError(f"Can't {verb} this run: {why}.")
+        return self._worker
+
+    def _launch(self) -> None:
+        left = self._worker.changes_left() if self._worker else {}
+        self._worker = Worker(
+            self.folder,
+            self._recipe,
+            functions=self._functions,
+            changes=left | self._changes,
+            inherit=self._inherit if self._parent else None,
+            on_record=self._tell_listeners,
+        )
+        self._changes = {}
+        HERE[self.path] = self
+
+    def _tell_listeners(self, record: dict[str, Any]) -> None:
+        for listener in self.listeners:
+            listener(self, record)
+
+    def _inherit(self) -> None:
+        """Copy the parent's weights, optimiser and curves up to now into this folder."""
+        assert self._parent is not None
+        parent, at = self._parent
+        if parent._worker and at is None:
+            parent._worker.checkpoint_now()
+        checkpoints = {int(path.name): path for path in parent.folder.checkpoints()}
+        if not checkpoints or at not in (None, *checkpoints):
+            raise WorkbenchError(f"{parent.name} has no checkpoint to fork from.")
+        step = max(checkpoints) if at is None else at
+        self.folder.copy_history(parent.folder, step)
+        self.folder.append_event(step, "fork", f"forked from {parent.name} at step {step}", {})
+        self.folder.adopt_checkpoint(checkpoints[step], self._recipe)
