@@ -143,15 +143,20 @@ class Anchoring:
 
     def metrics(self) -> dict[str, float]:
         """train/guide (mean q over the tokens) and train/guided (share of tokens with q off 1)."""
+        found = self.guides()
+        q = found["guides"][self.sampled.mask_BT] if found else torch.empty(0)
+        if not len(q):  # no guide, or nothing was trained
+            return {}
+        return {"train/guide": float(q.mean()), "train/guided": float((q != 1).float().mean())}
+
+    def guides(self) -> dict[str, Tensor]:
+        """guides: q of every token, (B, T), 1 where it is not trained; empty for an anchor without q."""
         row = self.recipe.variant("anchor")
         known = getattr(row, "defaults", {}) | self.recipe.anchor_args
         if not {param.name for param in GUIDE_PARAMS} <= set(known):
             return {}
         guide = {param.name: known[param.name] for param in GUIDE_PARAMS}
-        q = guide_values(self.sampled, **guide)[self.sampled.mask_BT]
-        if not len(q):  # nothing was trained
-            return {}
-        return {"train/guide": float(q.mean()), "train/guided": float((q != 1).float().mean())}
+        return {"guides": guide_values(self.sampled, **guide)}
 
     def _separated(self, rollouts: Rollouts) -> Separated:
         late = second_stage(self.memory, self.recipe, self.sampled.step)

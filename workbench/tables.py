@@ -14,6 +14,9 @@ from workbench.pieces import pieces
 from workbench.probe import ProbeTrace
 from workbench.trainer import Report, State
 
+# Columns of numbers per token, kept in half the space.
+FLOATS = ("logprobs", "entropies", "advantages", "log_ratios", "guides")
+
 
 def write_parquet(table: pa.Table, target: Path) -> Path:
     """Write a table whole or not at all, making its folder."""
@@ -82,13 +85,14 @@ def rollout_table(report: Report, state: State) -> pa.Table:
         "entropies": rollouts.entropies_BT,
         "thinking": report.thinking_BT,
         "trained": report.trained_BT,
+        **report.series,
     }
     for name, series_BT in series.items():
         columns[name] = [row[:n] for row, n in zip(series_BT.tolist(), lengths, strict=True)]
     floats = pa.list_(pa.float32())
     return pa.table(
         {
-            name: pa.array(values, type=floats if name in ("logprobs", "entropies") else None)
+            name: pa.array(values, type=floats if name in FLOATS else None)
             for name, values in columns.items()
         }
     )

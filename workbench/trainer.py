@@ -34,6 +34,7 @@ from torch import Tensor
 
 from workbench import measures
 from workbench.anchoring import Anchoring, prepare_anchor
+from workbench.anchors import kl_value
 from workbench.labelling import ConstraintModel, extras_of, in_force
 from workbench.memory import (
     Memory,
@@ -104,6 +105,8 @@ class Report:
     trained_BT: Tensor  # bool: the tokens that may get gradient
     notes: dict[str, list[str]] = field(default_factory=dict)  # reward -> a line on each completion
     successes_P: list[int] = field(default_factory=list)  # K of each prompt drawn; [] if not known
+    # (B, T) each: advantages; log_ratios (nats) where the reference was run; guides of an anchor with q
+    series: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,8 @@ def train_step(state: State, recipe: Recipe, *, measure_kl: bool = False) -> Rep
     all tokens and of the answers' alone; present where the reference was run), these without what the initial
     model answered; train/trains_thinking and train/trains_answer (1 or 0: what the stage trains),
     train/trained_share (of the tokens), rollout/malformed (share without one </think> and an answer after it;
-    where that is one token); train/loss, train/grad_norm (before clipping), train/ratio_gap (mean
+    where that is one token); train/loss, train/anchor_loss (the part of it that is beta * anchor; 0 where the
+    anchor acts through the reward), train/grad_norm (before clipping), train/ratio_gap (mean
     |ratio - 1|), train/learning_rate, train/beta, train/alpha and train/baseline (of an objective that has
     them; chosen where they are "auto" and "optimal"), train/guide and train/guided (mean q and share of
     tokens with q off 1, of an anchor with a guide);
@@ -239,13 +243,18 @@ def update(
     if credit_BT is not None:
         advantages_BT = advantages_BT + credit_BT
     batch = Batch(rollouts, trained_BT, advantages_BT, anchoring if anchored else None)
+    report.series["advantages"] = (advantages_BT * trained_BT).detach()
+    if anchoring is not None:
+        report.series["log_ratios"] = kl_value(rollouts.logprobs_BT, anchoring.reference_BT)
+    if anchored:
+        report.series.update(anchoring.guides())
     live_PG = (report.advantages_PG != 0) | (report.thought_advantages_PG != 0)
     pulled_P = live_PG.any(-1) | anchored
     signal_B = pulled_P.repeat_interleave(rollouts.G) & trained_BT.any(-1)
 
     for group in state.optimizer.param_groups:
         group["lr"] = recipe.learning_rate
-    sums = dict.fromkeys(("loss", "grad_norm", "ratio_gap", "updates"), 0.0)
+    sums = dict.fromkeys(("loss", "anchor_loss", "grad_norm", "ratio_gap", "updates"), 0.0)
     metrics: dict[str, float] = {}
     with seeded_dropout(recipe, report.step, state.policy.device):
         for number, indices_M in enumerate(minibatches(recipe, report.step, rollouts)):
@@ -292,7 +301,10 @@ def backward(
         )
         if batch.anchoring is not None:
             penalty_BT = batch.anchoring.penalty(reading, new_BT, entropies_BT, indices)
-            loss_BT = loss_BT if penalty_BT is None else loss_BT + penalty_BT
+            if penalty_BT is not None:
+                loss_BT = loss_BT + penalty_BT
+                part_BT = penalty_BT.detach() * weights_BT[indices, :width]
+                sums["anchor_loss"] += float(part_BT[mask_BT].sum())
         loss = (loss_BT * weights_BT[indices, :width])[mask_BT].sum()
         loss.backward()
         sums["loss"] += float(loss.detach())
@@ -301,7 +313,9 @@ def backward(
         mismatch += float(difference.abs().sum())
         tokens += len(difference)
     if batch.anchoring is not None:
-        sums["loss"] += batch.anchoring.pull_to_drawn(indices_M)
+        pull = batch.anchoring.pull_to_drawn(indices_M)
+        sums["loss"] += pull
+        sums["anchor_loss"] += pull
     sums["ratio_gap"] += gap / max(tokens, 1.0)
     return mismatch / max(tokens, 1.0)
 
