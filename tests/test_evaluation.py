@@ -12,7 +12,6 @@ from workbench.evaluation import (
     pass_at_every_k,
     pass_at_k,
     shown_ks,
-    support_counts,
 )
 from workbench.models import load_policy
 from workbench.tasks.countdown import Countdown
@@ -123,37 +122,6 @@ def test_a_task_that_knows_no_truth_is_sampled_without_pass_at_k(policy_of):
     assert result.metrics() == {k: v for k, v in known.items() if "pass@" not in k}
     assert set(result.metrics()) == {"eval/entropy", "eval/length", "eval/truncated"}
     assert str(result).startswith("No right answers are known; entropy")
-
-
-def test_support_by_hand():
-    base_P, trained_P = np.array([4, 1, 2, 0, 0, 0, 3]), np.array([8, 1, 0, 5, 1, 0, 1])
-    found = support_counts(base_P, trained_P)
-    assert (found.preserved, found.expanded, found.shrunk, found.out) == (3, 2, 1, 1)
-    assert found.srr == pytest.approx(3 / 4)
-    assert found.ndr == pytest.approx(2 / 5)
-    assert found.sds == pytest.approx(2 * 0.75 * 0.4 / 1.15)
-    assert found.nscr == pytest.approx(1 / 6)
-    swapped = support_counts(trained_P, base_P)
-    assert (swapped.expanded, swapped.shrunk) == (1, 2)
-
-
-def test_a_threshold_asks_for_more_successes():
-    found = support_counts(np.array([1, 2, 2]), np.array([2, 2, 1]), threshold=1)
-    assert (found.preserved, found.expanded, found.shrunk, found.out) == (1, 1, 1, 0)
-
-
-def test_ratios_without_a_denominator_are_nan():
-    nothing = support_counts(np.array([0, 0]), np.array([0, 0]))
-    for ratio in (nothing.srr, nothing.ndr, nothing.sds, nothing.nscr):
-        assert math.isnan(ratio)
-    lost = support_counts(np.array([1]), np.array([0]))
-    assert (lost.srr, lost.nscr) == (0.0, -1.0)
-    assert math.isnan(lost.ndr) and math.isnan(lost.sds)
-
-
-def test_support_needs_the_same_prompts():
-    with pytest.raises(WorkbenchError, match="got 2 and 3 of them"):
-        support_counts(np.array([0, 1]), np.array([0, 1, 2]))
 
 
 def test_what_else_a_task_tells_of_completions_is_shown_as_means(toy_world):

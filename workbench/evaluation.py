@@ -17,6 +17,8 @@ from workbench.crossing import CrossGeneration as CrossGeneration
 from workbench.crossing import cross_generation as cross_generation
 from workbench.models import Policy
 from workbench.rollout import sample
+from workbench.support import Support as Support
+from workbench.support import support_counts as support_counts
 from workbench.tasks import make_task
 from workbench.tasks.base import knows_truth
 from workbench.variants import WorkbenchError
@@ -104,63 +106,6 @@ def pass_at_every_k(
         dict(zip(ks, per_prompt_PK.mean(0).tolist(), strict=True)),
         dict(zip(ks, low_K.tolist(), strict=True)),
         dict(zip(ks, high_K.tolist(), strict=True)),
-    )
-
-
-@dataclass(frozen=True)
-class Support:
-    """Prompts by who solves them (Wu et al., arXiv 2507.14843); a ratio without a denominator is NaN."""
-
-    preserved: int  # solved by the base and by the trained model
-    expanded: int  # by the trained model only
-    shrunk: int  # by the base only
-    out: int  # by neither
-
-    @property
-    def srr(self) -> float:
-        """Support retention: the share of what the base solves that is still solved."""
-        return _ratio(self.preserved, self.preserved + self.shrunk)
-
-    @property
-    def ndr(self) -> float:
-        """Net discovery: the share of what the trained model solves that the base does not."""
-        return _ratio(self.expanded, self.preserved + self.expanded)
-
-    @property
-    def sds(self) -> float:
-        """The harmonic mean of retention and discovery."""
-        return _ratio(2 * self.srr * self.ndr, self.srr + self.ndr)
-
-    @property
-    def nscr(self) -> float:
-        """Net change: expanded less shrunk, as a share of what either solves."""
-        return _ratio(self.expanded - self.shrunk, self.preserved + self.expanded + self.shrunk)
-
-
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole else float("nan")
-
-
-def support_counts(
-    base_successes_P: np.ndarray, trained_successes_P: np.ndarray, *, threshold: int = 0
-) -> Support:
-    """Prompts preserved, expanded, shrunk and out, of equally many samples of each model.
-
-    A prompt counts as solved with more than `threshold` successes. With 0 of n samples right, a chance of
-    success above -ln(0.05) / n is ruled out at 95 % only: two evaluations of one model differ as well, and
-    that difference is the noise floor to compare with.
-    """
-    base_P, trained_P = np.asarray(base_successes_P), np.asarray(trained_successes_P)
-    if base_P.shape != trained_P.shape:
-        raise WorkbenchError(
-            f"Support needs the same prompts twice; got {len(base_P)} and {len(trained_P)} of them."
-        )
-    base_P, trained_P = base_P > threshold, trained_P > threshold
-    return Support(
-        preserved=int((base_P & trained_P).sum()),
-        expanded=int((~base_P & trained_P).sum()),
-        shrunk=int((base_P & ~trained_P).sum()),
-        out=int((~base_P & ~trained_P).sum()),
     )
 
 
