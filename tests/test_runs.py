@@ -20,7 +20,7 @@ from workbench.worker import RunFailed
 def numbers(run):
     """Every metric that the weights and the seed decide: all but clocks."""
     table = run.metrics
-    return table[[column for column in sorted(table) if not column.startswith("time")]]
+    return table[[column for column in sorted(table) if not column.startswith(("time", "memory"))]]
 
 
 def assert_same_numbers(run, other):

@@ -76,7 +76,7 @@ def probing(toy_recipe):
 
 def numbers(run, probes=True):
     """Every metric that the weights and the seed decide, with those of probes or without."""
-    kept = [c for c in sorted(run.metrics) if not c.startswith("time")]
+    kept = [c for c in sorted(run.metrics) if not c.startswith(("time", "memory"))]
     return run.metrics[[c for c in kept if probes or not c.startswith("probe/")]]
 
 

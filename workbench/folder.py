@@ -92,14 +92,18 @@ class RunFolder:
                     del event["changes"][name]
                 replay[event["step"]] = {name: new for name, (_, new) in event["changes"].items()}
         kept = [record for record in self.read_metrics() if record["step"] <= step]
-        _write_lines(self.metrics_path, kept)
-        _write_lines(self.events_path, events)
+        self.replace_history(kept, events)
         for file in (*self.rollout_files(), *self.probe_files()):
             if int(file.stem) > step:
                 file.unlink()
         for model in set(self.constraint_models()) - set(self.constraint_models(step)):
             shutil.rmtree(model)
         return replay
+
+    def replace_history(self, metrics: list[dict[str, Any]], events: list[dict[str, Any]]) -> None:
+        """Write metrics and events anew, each file whole or not at all."""
+        _write_lines(self.events_path, events)
+        _write_lines(self.metrics_path, metrics)
 
     def copy_history(self, parent: RunFolder, step: int) -> None:
         """Take over the parent's metrics, events, probes and constraint reward models up to `step`."""

@@ -13,10 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from workbench.folder import EVAL_SUCCESSES, GROUP_SUCCESSES, RunFolder
+from workbench.folder import (
+    EVAL_SUCCESSES,
+    GROUP_SUCCESSES,
+    RunFolder,
+    read_checkpoint_recipe,
+)
 from workbench.library import new_folder
 from workbench.probe import NUMBERS, ProbeTrace
 from workbench.recipe import LIVE, Recipe, own_functions
+from workbench.rewinding import set_aside
 from workbench.tables import read_probes
 from workbench.variants import WorkbenchError, lookup
 from workbench.worker import Worker
@@ -47,7 +53,7 @@ class Run:
         self.folder = folder
         self.listeners = list(listeners)
         self._recipe = recipe
-        self._functions = tuple(functions)
+        self._functions = (*functions, *own_functions(vars(recipe)))
         self._parent = parent
         self._worker: Worker | None = None
         self._changes: dict[str, Any] = {}  # live fields to change when the run goes on
@@ -133,7 +139,8 @@ class Run:
 
     @property
     def progress(self) -> dict[str, float]:
-        """step, steps, seconds_per_step (evaluation spread over it), seconds_left, tokens_per_second."""
+        """step, steps, seconds_per_step (evaluation spread over it), seconds_left, tokens_per_second,
+        memory of the process and gpu_memory at its highest (MiB)."""
         records = self._records()
         recent = [record for record in records if record["step"] > 0][-20:]
         training = sum(record["time/step"] for record in recent)
@@ -147,6 +154,8 @@ class Run:
             "seconds_per_step": each,
             "seconds_left": each * max(steps - step, 0),
             "tokens_per_second": tokens / training if training else 0.0,
+            "memory": records[-1].get("memory/process", 0.0) if records else 0.0,
+            "gpu_memory": records[-1].get("memory/gpu_peak", 0.0) if records else 0.0,
         }
 
     @property
@@ -260,6 +269,21 @@ class Run:
             self._own("update").change(fields)
         else:
             self._changes = self._kept_recipe().stack(self._changes, fields)
+
+    def rewind(self, step: int) -> None:
+        """Go back to the checkpoint of `step`, with its recipe: a run that is going pauses there, any other
+        is stopped there. What came after is kept in the folder's ``rewound/``, out of the curves."""
+        if step not in self.checkpoint_steps:
+            raise WorkbenchError(
+                f"{self.name} has no checkpoint of step {step}; it has {self.checkpoint_steps}."
+            )
+        if self.live:
+            self._own("rewind").rewind(step)
+            return
+        set_aside(self.folder, step)
+        self.folder.write_status("stopped")
+        self._recipe = read_checkpoint_recipe(self.folder.checkpoints()[-1], self._functions)
+        self._worker, self._changes, self._read = None, {}, {}
 
     def fork(
         self,

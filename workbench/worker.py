@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from workbench.crossing import judge_of, post_pre
@@ -28,6 +29,7 @@ from workbench.folder import (
 )
 from workbench.memory import note_post_pre
 from workbench.recipe import Recipe, own_functions
+from workbench.rewinding import set_aside
 from workbench.scoring import check_judge
 from workbench.tracing import trace
 from workbench.trainer import NonFiniteError, State, prepare, train_step
@@ -68,11 +70,13 @@ class Worker:
         self._functions = tuple(functions)
         self._inherit = inherit
         self._on_record = on_record
-        self._lock = threading.Condition()  # guards the four notes below
+        self._lock = threading.Condition()  # guards the notes below
         self._wanted = "run"  # run, pause or stop
         self._extra_steps = 0  # single steps asked for
         self._changes = dict(changes or {})
         self._save_requests: list[threading.Event] = []
+        self._back_to: int | None = None  # the step of the checkpoint to rewind to
+        self._looking = False  # the step at hand was asked for alone, to be looked into
         self._replay: dict[int, dict[str, Any]] = {}  # changes of a killed run, by their step
         folder.write_status("starting")
         threading.Thread(target=self._work, name=f"run {folder.path.name}", daemon=True).start()
@@ -80,10 +84,16 @@ class Worker:
     # --- requests, from any thread ------------------------------------------------------------
 
     def want(self, what: str, extra_steps: int = 0) -> None:
-        """Ask to "run", "pause" or "stop"; `extra_steps` are still done while pausing."""
+        """Ask to "run", "pause" or "stop"; `extra_steps` are still done while pausing, to be looked into."""
         with self._lock:
             self._wanted = what
             self._extra_steps += extra_steps
+            self._lock.notify_all()
+
+    def rewind(self, step: int) -> None:
+        """Ask to go back to the checkpoint of `step` after the step at hand, and to pause there."""
+        with self._lock:
+            self._back_to, self._wanted, self._extra_steps = step, "pause", 0
             self._lock.notify_all()
 
     def change(self, fields: dict[str, Any]) -> None:
@@ -120,8 +130,12 @@ class Worker:
         ended = "failed"
         try:
             state = self._begin()
-            while self._gate(state):
-                self._one_step(state)
+            while (what := self._gate(state)) != "end":
+                if what == "step":
+                    self._one_step(state)
+                else:
+                    state = None  # let go of it before the model is loaded again
+                    state = self._begin_again()
             self.folder.write_checkpoint(state, self.recipe)
             ended = "finished" if state.step >= self.recipe.steps else "stopped"
             self.folder.write_status(ended)
@@ -168,8 +182,17 @@ class Worker:
         """The user's own functions: those given, and those in the recipe at hand."""
         return (*self._functions, *own_functions(vars(self.recipe)))
 
-    def _gate(self, state: State) -> bool:
-        """Hold here while paused. True: do a step. False: the end is reached or wanted."""
+    def _begin_again(self) -> State:
+        """Set aside what came after the checkpoint to rewind to, and load that."""
+        with self._lock:
+            step, self._back_to = self._back_to, None
+        assert step is not None
+        self._set_status("starting")
+        set_aside(self.folder, step)
+        return self._begin()
+
+    def _gate(self, state: State) -> str:
+        """Hold here while paused; then what to do: a "step", a "rewind", or the "end", reached or wanted."""
         while True:
             with self._lock:
                 requests, self._save_requests = self._save_requests, []
@@ -177,33 +200,37 @@ class Worker:
                 end = self._wanted == "stop" or state.step >= self._changes.get(
                     "steps", self.recipe.steps
                 )
-                if not (requests or go or end) and self.status == "paused":
+                back = self._back_to is not None
+                if not (requests or go or end or back) and self.status == "paused":
                     self._lock.wait()
                     continue
-                if go and not end:
+                if go and not end and not back:
+                    self._looking = self._wanted != "run"
                     self._extra_steps = max(self._extra_steps - 1, 0)
-            holding = not (go or end)
-            if requests or (holding and self.status != "paused"):
+            holding = not (go or end or back)
+            if requests or back or (holding and self.status != "paused"):
                 self.folder.write_checkpoint(state, self.recipe)
             for request in requests:
                 request.set()
+            if back:
+                return "rewind"
             if not holding:
                 self._set_status("running")
-                return not end
+                return "end" if end else "step"
             self._set_status("paused")
 
     def _one_step(self, state: State) -> None:
         self._take_up_changes(state.step + 1)
         recipe, step = self.recipe, state.step + 1
         evaluating = step % recipe.eval_every == 0 or step >= recipe.steps
-        report = train_step(state, recipe, measure_kl=evaluating)
+        report = train_step(state, recipe, measure_kl=evaluating or self._looking)
         self._keep_constraint_model(state, step)
         measured = self._evaluate(state) if evaluating else {}
         if recipe.probe_every and (step % recipe.probe_every == 0 or step >= recipe.steps):
             measured |= self._probe(state)
         counted = {GROUP_SUCCESSES: report.successes_P} if report.successes_P else {}
         self._record({"step": step, **report.metrics, **counted, **measured})
-        if evaluating or step == 1 or step % recipe.rollouts_every == 0:
+        if evaluating or self._looking or step == 1 or step % recipe.rollouts_every == 0:
             self.folder.write_rollouts(report, state)
         if step % recipe.checkpoint_every == 0:
             self.folder.write_checkpoint(state, recipe)
@@ -264,7 +291,7 @@ class Worker:
 
     def _record(self, record: dict[str, Any]) -> None:
         """Disk, then memory, then listeners."""
-        record["time"] = time.time()
+        record |= memory_use() | {"time": time.time()}
         self.folder.append_metrics(record)
         self.records.append(record)
         self._on_record(record)
@@ -289,6 +316,15 @@ class Worker:
             self.error += f" This could not be written to the run's folder: {disk_error}."
         traceback.clear_frames(error.__traceback__)
         self.exception = error if isinstance(error, WorkbenchError) else RunFailed(self.error)
+
+
+def memory_use() -> dict[str, float]:
+    """memory/process, and memory/gpu_peak where there is a GPU, in MiB: of this whole process, at this moment
+    and at its highest."""
+    found = {"memory/process": psutil.Process().memory_info().rss / 2**20}
+    if torch.cuda.is_available():
+        found["memory/gpu_peak"] = torch.cuda.max_memory_allocated() / 2**20
+    return found
 
 
 def crossed(state: State, recipe: Recipe) -> dict[str, float]:
