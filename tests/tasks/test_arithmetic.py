@@ -114,3 +114,38 @@ def test_the_sample_file_is_what_the_task_gives():
 def test_answers_are_the_same_where_both_are_the_same_whole_number(one, two, same):
     task = make_task("arithmetic")
     assert task.same(one, two) is task.same(two, one) is same
+
+
+@pytest.mark.parametrize(
+    ("completion", "said"),
+    [
+        ("<think>x</think>9", "right: it is 9"),
+        ("(3+4)*2-5 = 09", "right: it is 9"),
+        ("10", "says 10, it is 9"),
+        ("-9", "says -9, it is 9"),
+        ("4+5", "no whole number can be read in “4+5”"),
+        ("9.0", "no whole number can be read in 9.0"),
+        ("<think>9", "no answer is given"),
+        ("", "no answer is given"),
+    ],
+)
+def test_it_says_why(completion, said):
+    assert Arithmetic().explain(ROW, completion) == said
+
+
+def test_right_is_said_exactly_where_the_score_is_one():
+    task, rng, right = Arithmetic(), random.Random(0), 0
+    for _ in range(3000):
+        text = "".join(
+            rng.choices(["9", "0", "-", "=", "<think>", "</think>", " ", "."], k=rng.randint(0, 5))
+        )
+        score, said = task.score(ROW, text), task.explain(ROW, text)
+        right += score == 1.0
+        assert said.startswith("right") == (score >= 1.0), (text, said)
+    assert right > 20
+
+
+def test_a_hostile_answer_is_quoted_in_short():
+    for text in ("9" * 1_000_000, "<b>" * 100_000, "\n" * 1_000_000 + "x"):
+        said = Arithmetic().explain(ROW, text)
+        assert len(said) < 120 and "\n" not in said

@@ -179,3 +179,60 @@ def test_the_sample_file_is_what_the_task_gives():
 def test_answers_are_the_same_where_value_and_numbers_are(one, two, same):
     task = make_task("countdown")
     assert task.same(one, two) is task.same(two, one) is same
+
+
+@pytest.mark.parametrize(
+    ("completion", "said"),
+    [
+        ("<think>x</think>3*7-2", "right: makes 19"),
+        ("3*7-2 = 19.", "right: makes 19"),
+        ("<think>x</think>3*7+2", "makes 23, wanted 19"),
+        ("3*7/2", "makes 21/2, wanted 19"),
+        ("7*2+7-2", "uses 3 not at all, 7 twice, 2 twice"),
+        ("3*7-2+7-7", "uses 7 three times"),
+        ("21-2", "uses 3 not at all, 7 not at all; uses 21, not given"),
+        ("3*7-2 = 20", "claims 20 but makes 19"),
+        ("3*7+2 = 19", "claims 19 but makes 23"),
+        ("3*7+2 = 23", "makes 23, wanted 19"),
+        ("3*7-2 = <b>", "claims “<b>” but makes 19"),
+        ("(3*7-2", "no expression can be read: a bracket is not closed"),
+        (
+            "I give up",
+            "no expression can be read: a character that is no digit, operator or bracket",
+        ),
+        ("<think>3*7-2", "no answer is given"),
+        ("", "no answer is given"),
+    ],
+)
+def test_it_says_why(completion, said):
+    assert Countdown().explain(ROW, completion) == said
+
+
+def test_it_says_how_often_a_repeated_number_is_wanted():
+    row = {"numbers": [4, 4, 2], "target": 10}
+    assert Countdown().explain(row, "4*2+2") == "uses 4 once instead of twice, 2 twice"
+
+
+def test_right_is_said_exactly_where_the_score_is_one():
+    """Over sums of right and wrong numbers, whole and broken, with true and false claims."""
+    task, right = Countdown(), 0
+    sums = [
+        f"{a}{o}{b}{p}{c}"
+        for a, b, c in itertools.product(("3", "7", "2", "19", ""), repeat=3)
+        for o, p in itertools.product("*-+(", repeat=2)
+    ]
+    for text in sums:
+        for whole in (text, f"<think>x</think>{text}=19", f"{text} = 23.", f"<think>{text}"):
+            score, said = task.score(ROW, whole), task.explain(ROW, whole)
+            right += score == 1.0
+            assert said.startswith("right") == (score >= 1.0), (whole, said)
+            assert 0 < len(said) < 200
+    assert right == 4  # 3*7-2 and 7*3-2, with and without the claim
+
+
+@pytest.mark.parametrize("text", ["(" * 10_000, "3*7-2=" + "1" * 200_000, "999999*" * 28 + "9"])
+def test_hostile_answers_are_explained_in_short(text):
+    started = time.perf_counter()
+    said = Countdown().explain(ROW, text)
+    assert len(said) < 200 and not said.startswith("right")
+    assert time.perf_counter() - started < 0.05

@@ -19,6 +19,7 @@ from workbench.tasks.demands import (
     mark_of,
     names_of,
     note,
+    told,
 )
 from workbench.tasks.lexicon import WORDS
 from workbench.tasks.lines import compose
@@ -197,3 +198,22 @@ def test_no_line_keeps_what_the_table_forbids_and_some_line_keeps_most_of_the_re
 
 def test_the_words_that_the_conflicts_look_up_are_content_words():
     assert not [w for w in ("the", "and") if w in WORDS]
+
+
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [
+        ([True, True, True], "right: keeps all 3"),
+        ([True, False, False], "keeps 1 of 3, not “b”, “c”"),
+        ([None, True, False], "keeps 1 of 2, not “c”, 1 that rules can't check"),
+        ([True, None, True], "keeps 2 of 2, 1 that rules can't check"),
+        ([None, None, None], "3 that rules can't check"),
+    ],
+)
+def test_what_is_kept_is_told_and_right_only_where_all_is_known_to_be(kept, said):
+    assert told(["a", "b", "c"], kept) == said
+
+
+def test_one_constraint_is_told_without_a_number():
+    assert told(["a"], [True]) == "right: keeps it"
+    assert told(["a"], [False]) == "keeps 0 of 1, not “a”"

@@ -68,3 +68,35 @@ def test_a_reference_without_the_mark_is_refused(tmp_path):
     path.write_text('{"question": "1+1?", "answer": "2"}\n')
     with pytest.raises(WorkbenchError, match=r"Row 1 of .*'answer' has no '#### number'"):
         make_task("gsm8k", source=str(path)).dataset("train")
+
+
+@pytest.mark.parametrize(
+    ("completion", "said"),
+    [
+        ("90-72 = 18\n#### 18", "right: the reference is 18"),
+        ("#### 12", "says 12, the reference is 18"),
+        ("It is blue.", "says “It is blue”, the reference is 18"),
+        ("<think>18", "no answer is given"),
+    ],
+)
+def test_it_says_why(completion, said):
+    assert TASK.explain({"question": "", "answer": "90-72\n#### 18"}, completion) == said
+
+
+def test_right_is_said_exactly_where_the_score_is_one():
+    texts = [
+        "18",
+        "#### 18.0",
+        "18.5",
+        "$18$",
+        "36/2",
+        "1,8",
+        "eighteen",
+        "",
+        "<think>",
+        "18 or 19",
+    ]
+    for row in ROWS[:6]:
+        for text in (*texts, row["answer"], TASK.reference(row), f"#### -{TASK.reference(row)}"):
+            said = TASK.explain(row, text)
+            assert said.startswith("right") == (TASK.score(row, text) >= 1.0), (text, said)

@@ -1,6 +1,7 @@
 """Instructions: rungs that hold exactly their constraints, verdicts one by one, files as published."""
 
 import json
+import random
 
 import pandas
 import pytest
@@ -18,7 +19,7 @@ from workbench.tasks.instructions import (
     seed_of,
     shares,
 )
-from workbench.tasks.lines import Chain, seeds
+from workbench.tasks.lines import Chain, compose, seeds
 from workbench.variants import WorkbenchError
 
 TASK = make_task("instructions", chains=60)
@@ -155,6 +156,34 @@ def test_rules_check_hard_constraints_and_truth_knows_the_soft_ones(answer, rule
             "kind/topic": float(truths[2]),
         }
     )
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ("the gray wave sits.", "right: keeps all 3"),
+        ("gray wave sits.", "keeps 2 of 3, not “Use 4 words.”"),
+        ("moss", "keeps 0 of 3, not “Sound sad.”, “Use 4 words.”, “Speak of the sea.”"),
+        ("", "no answer is given"),
+    ],
+)
+def test_it_says_which_constraints_are_not_kept(answer, said):
+    assert TASK.explain(ROW, f"<think>the gray wave sits.</think>{answer}") == said
+
+
+def test_right_is_said_exactly_where_the_score_is_one():
+    lines = [
+        "the gray wave sits.",
+        "gray wave sits.",
+        "the golden wave sits.",
+        "",
+        "<b>",
+        "the " * 9,
+    ]
+    for row in list(TASK.dataset("eval"))[:40]:
+        for line in (*lines, compose(constraints_of(row), random.Random(0)) or ""):
+            said = TASK.explain(row, line)
+            assert said.startswith("right") == (TASK.score(row, line) >= 1.0), (line, said)
 
 
 def test_thinking_is_no_answer():
@@ -303,6 +332,7 @@ def test_rows_of_a_file_are_judged_by_rule_where_one_can(write):
     row = next(row for row in task.dataset("train") if row["level"] == 3)
     assert task.rules(row, "Boat, boat.") == task.truths(row, "Boat, boat.") == [True, None, True]
     assert task.rules(row, "One boat was here for six days.") == [False, None, False]
+    assert task.explain(row, "boat boat") == "keeps 2 of 2, 1 that rules can't check"
     assert task.measures(row, "boat boat") == {
         "constraints": 1.0, "hard": 1.0,
         "kind/keywords:frequency": 1.0, "kind/length_constraints:number_words": 1.0,

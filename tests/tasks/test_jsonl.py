@@ -76,3 +76,21 @@ def test_wrong_settings_are_refused(tmp_path):
 def test_answers_are_the_same_in_the_way_that_match_says(match, one, two, same):
     task = make_task("jsonl", match=match)
     assert task.same(one, two) is task.same(two, one) is same
+
+
+@pytest.mark.parametrize(
+    ("match", "answer", "completion", "said"),
+    [
+        ("exact", "light blue", "light  blue", "right: the reference is “light blue”"),
+        ("exact", "blue", "Blue", "says “Blue”, the reference is “blue”"),
+        ("number", "18", "18 or 19", "says “18 or 19”, the reference is 18"),
+        ("number", "18", "She has 18.0 eggs", "right: the reference is 18"),
+        ("math", "x+1", "1+x", "right: the reference is “x+1”"),
+        ("math", "x+1", "<think>", "no answer is given"),
+        ("exact", "blue", "b" * 10_000, f"says “{'b' * 40}…”, the reference is “blue”"),
+    ],
+)
+def test_it_says_why(match, answer, completion, said):
+    row, task = {"prompt": "", "answer": answer}, make_task("jsonl", match=match)
+    assert task.explain(row, completion) == said
+    assert said.startswith("right") == (task.score(row, completion) >= 1.0)

@@ -62,3 +62,13 @@ def test_a_solution_without_box_is_refused(tmp_path):
     path.write_text('{"problem": "1+1?", "solution": "2"}\n')
     with pytest.raises(WorkbenchError, match=r"Row 1 of .*'solution' has no \\boxed"):
         make_task("math", source=str(path)).dataset("train")
+
+
+def test_it_says_why_and_right_exactly_where_the_score_is_one():
+    row = {"problem": "", "solution": r"\boxed{\frac{1}{2}}"}
+    assert TASK.explain(row, r"\boxed{0.5}") == r"right: the reference is “\frac{1}{2}”"
+    assert TASK.explain(row, r"\boxed{2}") == r"says 2, the reference is “\frac{1}{2}”"
+    for row in ROWS[:5]:
+        for text in (row["solution"], r"\boxed{1}", r"\boxed{x}", "0", "", "<think>", "9**9**9**9"):
+            said = TASK.explain(row, text)
+            assert said.startswith("right") == (TASK.score(row, text) >= 1.0), (text, said)

@@ -1,5 +1,6 @@
 """The task questions: rows, true quality, votes, and questions of one's own that have no truth."""
 
+import itertools
 import json
 
 import pytest
@@ -139,3 +140,43 @@ def test_what_else_it_can_tell_of_a_completion():
     answer = f"</think>{place.climate} {place.terrain}"  # said in the answer, not thought
     assert task.measures(row, answer) == {"facts": 0.0, "generic": 0.0}
     assert make_task("questions", source="mine.jsonl").measures({}, good) == {}
+
+
+@pytest.mark.parametrize(
+    ("completion", "said"),
+    [
+        ("Take an umbrella and trainers.", "right: names umbrella and trainers"),
+        (
+            "Take an umbrella, a hat and trainers.",
+            "names umbrella and trainers, and without need hat",
+        ),
+        ("Take trainers.", "names trainers, not umbrella"),
+        ("Take a hat.", "names neither umbrella nor trainers, and without need hat"),
+        (
+            "Take water, food and money.",
+            "names neither umbrella nor trainers, a list of things that no place calls for",
+        ),
+    ],
+)
+def test_it_says_which_items_are_named_and_what_the_thought_states(completion, said):
+    row = {"question": "?", "place": "Arvik"}  # wet and grassy
+    assert TASK.explain(row, completion) == f"{said}; the thought states 0 of 2 facts"
+    thought = "<think>Arvik is wet and icy</think>"
+    assert TASK.explain(row, thought + completion) == f"{said}; the thought states 1 of 2 facts"
+    assert TASK.explain(row, "<think>never ends") == "no answer is given"
+
+
+def test_right_is_said_exactly_where_the_score_is_one():
+    row, names = (
+        {"question": "?", "place": "Arvik"},
+        ["umbrella", "trainers", "hat", "water", "map"],
+    )
+    for count in range(5):
+        for words in itertools.permutations(names, count):
+            text = f"<think>wet grassy</think>{' '.join(words)}"
+            said = TASK.explain(row, text)
+            assert said.startswith("right") == (TASK.score(row, text) >= 1.0), (text, said)
+
+
+def test_of_questions_of_ones_own_nothing_is_said(own):
+    assert own.explain(own.dataset("train")[0], "<think></think>yes") == ""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from workbench.tasks._drawn import check_prompt, check_whole, drawn_rows, unwrapped
 from workbench.tasks._expression import Term
-from workbench.tasks.base import Message, Row, check_split
+from workbench.tasks.base import NO_ANSWER, RIGHT, UNREAD, Message, Row, check_split, quoted
 from workbench.variants import WorkbenchError
 
 if TYPE_CHECKING:
@@ -97,3 +97,14 @@ class Arithmetic:
         """1.0 where the answer is the expression's value."""
         answer = self.answer(completion)
         return float(bool(_INTEGER.fullmatch(answer)) and int(answer) == row["answer"])
+
+    def explain(self, row: Row, completion: str) -> str:
+        """What the answer says and what it is."""
+        answer = self.answer(completion)
+        if not answer:
+            return NO_ANSWER
+        if not _INTEGER.fullmatch(answer):
+            return f"{UNREAD}whole number can be read in {quoted(answer)}"
+        if int(answer) == row["answer"]:
+            return f"{RIGHT}: it is {row['answer']}"
+        return f"says {answer}, it is {row['answer']}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Protocol
 
 from workbench.variants import WorkbenchError, unknown
@@ -12,6 +13,10 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 Message = dict[str, str]
 SPLITS = ("train", "eval")
+RIGHT, UNREAD = "right", "no "  # how explanations begin; no other one begins so
+NO_ANSWER = "no answer is given"
+QUOTED = 40  # characters of an answer that an explanation quotes
+_PLAIN = re.compile(r"-?[0-9][0-9.,/]*")
 
 
 class Task(Protocol):
@@ -20,6 +25,10 @@ class Task(Protocol):
     A task that can't score, having questions but no right answers, says so with `knows_truth = False`. One
     that can tell more of a completion than its score has `measures(row, completion) -> dict[str, float]`; an
     evaluation shows their means.
+
+    One that can say why an answer is right or wrong has `explain(row, completion) -> str`: a plain sentence
+    without capital and full stop. It begins with RIGHT exactly where the score is 1 or more, and with UNREAD
+    where no answer can be read; "" says nothing. What it quotes of the answer is cut short (`quoted`).
     """
 
     name: str
@@ -60,6 +69,15 @@ def before_answer(completion: str) -> str:
     if "<think>" not in completion and "</think>" not in completion:
         return ""
     return completion.rsplit("</think>", 1)[0].replace("<think>", "").strip()
+
+
+def quoted(text: str) -> str:
+    """Text of a model or a data set for a sentence: on one line, cut short, in quotes unless a number."""
+    if len(text) <= QUOTED and _PLAIN.fullmatch(text):
+        return text
+    line = " ".join(text[: 4 * QUOTED].split())
+    short = line if len(line) <= QUOTED and len(text) <= 4 * QUOTED else f"{line[:QUOTED]}…"
+    return f"“{short}”"
 
 
 def check_split(split: str) -> None:

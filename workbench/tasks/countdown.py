@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING, ClassVar
 
 from workbench.tasks._drawn import check_prompt, check_whole, drawn_rows, unwrapped
 from workbench.tasks._expression import ExpressionError, Term, evaluate
-from workbench.tasks.base import Message, Row, check_split
+from workbench.tasks.base import (
+    NO_ANSWER,
+    QUOTED,
+    RIGHT,
+    UNREAD,
+    Message,
+    Row,
+    check_split,
+    quoted,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+TIMES = ("not at all", "once", "twice", "three times", "four times")
+MOST_NAMED = 4  # numbers that one part of an explanation names
 
 
 @dataclass(frozen=True)
@@ -103,6 +118,51 @@ class Countdown:
             return 0.0
         right = parsed.value == row["target"]
         return float(right and sorted(parsed.numbers) == sorted(row["numbers"]))
+
+    def explain(self, row: Row, completion: str) -> str:
+        """What the expression makes and which numbers it uses, where that is not what was asked."""
+        expression, claim = _expression_and_claim(completion)
+        if not expression:
+            return NO_ANSWER
+        try:
+            parsed = evaluate(expression)
+        except ExpressionError as error:
+            return f"{UNREAD}expression can be read: {error}"
+        wanted, made = str(row["target"]), _quantity(parsed.value)
+        faults = _misused(parsed.numbers, row["numbers"])
+        if claim not in ("", made):
+            faults.insert(0, f"claims {quoted(claim)} but makes {made}")
+        elif made != wanted:
+            faults.insert(0, f"makes {made}, wanted {wanted}")
+        return "; ".join(faults) or f"{RIGHT}: makes {wanted}"
+
+
+def _quantity(value: Fraction) -> str:
+    """A number for a sentence; of one with many digits only how many."""
+    text = str(value)
+    return text if len(text) <= QUOTED else f"a number of {len(text)} digits"
+
+
+def _times(count: int) -> str:
+    return TIMES[count] if count < len(TIMES) else "many times"
+
+
+def _misused(used: Sequence[int], given: Sequence[int]) -> list[str]:
+    """Which numbers are not used as often as they are given, as parts of a sentence."""
+    counts, wanted = Counter(used), Counter(given)
+    wrong = [
+        f"{number} {_times(counts[number])}"
+        + (f" instead of {_times(often)}" if often > 1 and counts[number] else "")
+        for number, often in wanted.items()
+        if counts[number] != often
+    ]
+    foreign = [str(number) for number in counts if number not in wanted]
+    found = [f"uses {_listed(wrong)}"] if wrong else []
+    return [*found, f"uses {_listed(foreign)}, not given"] if foreign else found
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return ", ".join([*parts[:MOST_NAMED], *(["…"] if len(parts) > MOST_NAMED else [])])
 
 
 def _expression_and_claim(completion: str) -> tuple[str, str]:

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from workbench.tasks.base import RIGHT, quoted
 from workbench.tasks.lexicon import (
     ADJECTIVE,
     AND,
@@ -199,6 +200,18 @@ def keeps(kind: str, arguments: Arguments, line: str) -> bool:
     row = lookup(KINDS, "kind of constraint", kind)
     words = words_of(line)
     return bool(words) and row.keeps(words, mark_of(line), arguments)
+
+
+def told(texts: Sequence[str], kept: Sequence[bool | None]) -> str:
+    """How many constraints are kept and which are not, as words; None where nobody knows."""
+    if all(kept):
+        return f"{RIGHT}: keeps {'it' if len(kept) == 1 else f'all {len(kept)}'}"
+    broken = [text for text, one in zip(texts, kept, strict=True) if one is False]
+    known = sum(one is not None for one in kept)
+    parts = [f"keeps {known - len(broken)} of {known}"] if known else []
+    parts += [f"not {', '.join(map(quoted, broken))}"] if broken else []
+    parts += [f"{len(kept) - known} that rules can't check"] if known < len(kept) else []
+    return ", ".join(parts)
 
 
 # --- what can't be asked together -------------------------------------------------------------------

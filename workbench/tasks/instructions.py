@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from workbench.tasks import demands, ifeval
 from workbench.tasks._drawn import check_whole
-from workbench.tasks.base import Message, Row, after_thinking, check_split
+from workbench.tasks.base import NO_ANSWER, RIGHT, Message, Row, after_thinking, check_split
 from workbench.tasks.demands import Constraint
 from workbench.tasks.lexicon import words_of
 from workbench.tasks.lines import Chain, draw_chain
@@ -154,6 +154,12 @@ class Instructions:
         """
         kept = self.truths(row, self.answer(completion))
         return shares(constraints_of(row), [None if one is None else float(one) for one in kept])
+
+    def explain(self, row: Row, completion: str) -> str:
+        """How many constraints the answer keeps and which it does not, by truth where that is known."""
+        answer = self.answer(completion)
+        found = demands.told(row["constraint"], self.truths(row, answer))
+        return found if answer or found.startswith(RIGHT) else NO_ANSWER
 
 
 def shares(constraints: Sequence[Constraint], values: Sequence[float | None]) -> dict[str, float]:

@@ -10,8 +10,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from workbench.tasks.base import Message, Row, after_thinking, before_answer, check_split
-from workbench.tasks.places import facts_stated, fit, is_generic, items_named, places, questions
+from workbench.tasks.base import (
+    NO_ANSWER,
+    RIGHT,
+    Message,
+    Row,
+    after_thinking,
+    before_answer,
+    check_split,
+)
+from workbench.tasks.places import (
+    ITEMS,
+    facts_stated,
+    fit,
+    is_generic,
+    items_named,
+    places,
+    questions,
+)
 from workbench.tasks.source import check_share, read_source, split_rows
 from workbench.variants import WorkbenchError
 
@@ -92,6 +108,28 @@ class Questions:
             "facts": facts_stated(places()[row["place"]], thought),
             "generic": float(is_generic(answer)),
         }
+
+    def explain(self, row: Row, completion: str) -> str:
+        """In the tiny world, which of the called-for items the answer names, and what the thought states."""
+        if not self.knows_truth:
+            return ""
+        answer, place = self.answer(completion), places()[row["place"]]
+        if not answer:
+            return NO_ANSWER
+        named = items_named(answer)
+        found = [item for item in place.items if item in named]
+        missed = [item for item in place.items if item not in named]
+        more = [item for item in ITEMS if item in named - set(place.items)]
+        parts = [
+            f"names {' and '.join(found)}" if found else f"names neither {' nor '.join(missed)}"
+        ]
+        parts += [f"not {missed[0]}"] if found and missed else []
+        parts += [f"and without need {' and '.join(more)}"] if more else []
+        if is_generic(answer):
+            parts.append("a list of things that no place calls for")
+        said = ("" if missed or more else f"{RIGHT}: ") + ", ".join(parts)
+        stated = 2 * facts_stated(place, before_answer(completion))
+        return f"{said}; the thought states {stated:.0f} of 2 facts"
 
     def answer(self, completion: str) -> str:
         """The text after the thinking."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from workbench.packaged import data_path
-from workbench.tasks.base import Message, Row, check_split
+from workbench.tasks.base import NO_ANSWER, RIGHT, Message, Row, check_split, quoted
 from workbench.tasks.grading import final_answer, same_answer, same_value
 from workbench.variants import WorkbenchError, unknown
 
@@ -76,6 +76,13 @@ class SourceTask:
     def score(self, row: Row, completion: str) -> float:
         """1.0 where the final answer has the reference's value."""
         return float(same_value(self.reference(row), self.answer(completion)))
+
+    def explain(self, row: Row, completion: str) -> str:
+        """What the answer says and what the reference is."""
+        answer, reference = self.answer(completion), quoted(self.reference(row))
+        if self.score(row, completion) >= 1.0:
+            return f"{RIGHT}: the reference is {reference}"
+        return f"says {quoted(answer)}, the reference is {reference}" if answer else NO_ANSWER
 
     def answer(self, completion: str) -> str:
         """The final answer as the judge reads it."""

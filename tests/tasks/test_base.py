@@ -1,0 +1,32 @@
+"""What every task's explanation keeps to."""
+
+import pytest
+
+from workbench.tasks import TASKS
+from workbench.tasks.base import NO_ANSWER, QUOTED, UNREAD, quoted
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("blue", "“blue”"),
+        ("18", "18"),
+        ("-1,200.5", "-1,200.5"),
+        ("a\n  b\t", "“a b”"),
+        ("<b>", "“<b>”"),
+        ("x" * 41, f"“{'x' * 40}…”"),
+        ("9" * 41, f"“{'9' * 40}…”"),
+        (" " * 500 + "x", "“…”"),
+        ("", "“”"),
+    ],
+)
+def test_what_is_quoted_is_short_and_on_one_line(text, said):
+    assert quoted(text) == said
+    assert len(said) <= QUOTED + 3
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_says_that_no_answer_was_given(name):
+    task = TASKS[name]
+    said = task.explain(task.dataset("eval")[0], "<think>so")
+    assert said.startswith(UNREAD) and (said == NO_ANSWER or name == "jsonl")
