@@ -97,7 +97,7 @@ def test_the_fourth_row_is_there_when_the_run_chose_alpha_or_moved_beta():
         assert trace.visible and trace.y[-1] == 1.0 and trace.x[0] == 0
         assert not figure.data[plots.trace_index(0)[key]].visible
         assert figure.data[plots.trace_index(1)["scale"]].visible
-    assert not plain.data[plots.trace_index(0)["scale"]].visible  # nothing in a hidden row
+    assert plain.data[plots.trace_index(0)["scale"]].visible  # beside the KL, in every figure
 
 
 def test_the_upper_rows_keep_their_size_in_pixels_when_further_ones_come():

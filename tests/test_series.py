@@ -85,7 +85,7 @@ def test_events_of_one_step_share_a_mark_and_every_subplot_over_steps_has_it():
     assert np.isnan(mark.y[2]) and mark.y[1] == mark.y[4] > 0.9
     assert mark.text[1] == "step 3: objective: rloo to maxrl<br>beta: 0 to 0.1"
     assert {key for key in data if key.startswith("mark/") and data[key].visible} == {
-        f"mark/{key}" for key in ("pass", "reward", "entropy", "kl", "length", "zero")
+        f"mark/{key}" for key in ("pass", "reward", "entropy", "kl", "length", "zero", "scale")
     }
 
 

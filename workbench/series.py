@@ -38,22 +38,24 @@ class Subplot:
     title: str
     row: int
     column: float
-    span: int = 1
+    span: float = 1
     metric: str = ""  # "" where the lines are many, as of pass@k and of the rewards
     varies: bool = False  # drawn only where the metric is not the same at every step
 
+
+QUARTER, NEXT = 0.8, 0.7329  # columns that one of four in a row spans, and from one to the next
 
 SUBPLOTS = (
     Subplot("pass", "pass@k over steps", 0, 0, 2),
     Subplot("k", "pass@k against k", 0, 2),
     Subplot("reward", "rewards", 1, 0, 2),
     Subplot("entropy", "entropy (nats)", 1, 2, metric="train/entropy"),
-    Subplot("kl", "KL to reference (nats)", 2, 0, metric="train/kl"),
-    Subplot("length", "length (tokens)", 2, 1, metric="rollout/length"),
-    Subplot("zero", "groups without signal", 2, 2, metric="groups/zero_signal"),
-    Subplot("scale", "update scale", 3, 0, metric="groups/update_scale"),
-    Subplot("alpha", "alpha of the objective", 3, 1, metric="train/alpha"),
-    Subplot("beta", "beta, while it moves", 3, 2, metric="train/beta", varies=True),
+    Subplot("kl", "KL to reference (nats)", 2, 0, QUARTER, metric="train/kl"),
+    Subplot("length", "length (tokens)", 2, NEXT, QUARTER, metric="rollout/length"),
+    Subplot("zero", "groups without signal", 2, 2 * NEXT, QUARTER, metric="groups/zero_signal"),
+    Subplot("scale", "update scale", 2, 3 * NEXT, QUARTER, metric="groups/update_scale"),
+    Subplot("alpha", "alpha of the objective", 3, 0, metric="train/alpha"),
+    Subplot("beta", "beta, while it moves", 3, 1, metric="train/beta", varies=True),
     Subplot("post", "T_post + A_pre: initial policy answers", 4, 0, 2),
     Subplot("malformed", "malformed (share)", 4, 2, metric="rollout/malformed"),
     Subplot("kept", "constraints kept: as judged, and true", 5, 0, 2),
