@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+from workbench import evaluation
 from workbench.evaluation import (
     evaluate,
     known_means,
@@ -158,3 +159,23 @@ def test_a_task_without_truth_may_tell_something_all_the_same(toy_world):
     found = evaluate(load_policy(toy_world), Telling(), rows=rows, samples=3, max_new_tokens=4)
     assert found.measures == {"three": 1.0, "other": 0.25} and found.pass_at == {}
     assert found.metrics()["eval/three"] == 1.0
+
+
+def test_what_is_kept_are_the_first_completions_and_changes_nothing(toy_world, monkeypatch):
+    """Also where they lie in several parts of the evaluation."""
+    policy = load_policy(toy_world, quantize="none", lora_rank=4)
+    sizes = {"prompts": 5, "samples": 4, "max_new_tokens": 6}
+    plain = evaluate(policy, "countdown", **sizes)
+    found = evaluate(policy, "countdown", **sizes, keep=(3, 2))
+    assert found.metrics() == plain.metrics() and plain.kept == ()
+    (whole,) = found.kept
+    assert (whole.P, whole.G) == (3, 2)
+    assert whole.rows == [Countdown().dataset("eval")[i] for i in range(3)]
+    (every,) = evaluate(policy, "countdown", **sizes, keep=(5, 4)).kept
+    assert whole.completions == [text for p in range(3) for text in every.texts_of(p)[:2]]
+    (all_there_is,) = evaluate(policy, "countdown", **sizes, keep=(9, 9)).kept
+    assert all_there_is.completions == every.completions
+    assert evaluate(policy, "countdown", **sizes, keep=(3, 0)).kept == ()
+    monkeypatch.setattr(evaluation, "ROWS", 8)  # two prompts at once
+    parts = evaluate(policy, "countdown", **sizes, keep=(3, 2)).kept
+    assert [(part.P, part.G) for part in parts] == [(2, 2), (1, 2)]

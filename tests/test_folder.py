@@ -58,13 +58,13 @@ def test_rewinding_drops_what_will_be_done_again_and_returns_its_updates(kept):
     kept.append_event(2, "update", "beta 0 → 1", {"beta": [0, 1]})
     kept.append_event(4, "update", "two", {"beta": [1, 2], "objective": ["rloo", "grpo"]})
     kept.append_event(4, "error", "oh", {})
-    for name in ("rollouts", "probes"):
+    for name in ("rollouts", "held_out", "probes"):
         (kept.path / name).mkdir()
         for step in (2, 3, 4):
             (kept.path / name / f"{step:06d}.parquet").touch()
     assert kept.rewind(3, replaced=["objective"]) == {4: {"beta": 2}}
     assert [record["step"] for record in kept.read_metrics()] == [0, 1, 2, 3]
-    for files in (kept.rollout_files(), kept.probe_files()):
+    for files in (kept.rollout_files(), kept.held_out_files(), kept.probe_files()):
         assert [file.stem for file in files] == ["000002", "000003"]
     events = kept.read_events()
     assert [event["kind"] for event in events] == ["update", "update", "error"]
@@ -95,6 +95,17 @@ def test_probes_are_copied_up_to_a_step(kept, tmp_path):
     for mine, theirs in zip(child.probe_files(), files, strict=False):
         assert mine.read_bytes() == theirs.read_bytes()
     assert kept.probe_files() == files  # the parent keeps its own
+
+
+def test_held_out_completions_are_copied_up_to_a_step(kept, tmp_path):
+    (kept.path / "held_out").mkdir()
+    for step in (0, 5, 10):
+        (kept.path / "held_out" / f"{step:06d}.parquet").write_text(str(step))
+    (tmp_path / "child").mkdir()
+    child = RunFolder(tmp_path / "child")
+    child.copy_history(kept, 5)
+    assert [file.read_text() for file in child.held_out_files()] == ["0", "5"]
+    assert len(kept.held_out_files()) == 3 and not (child.path / "probes").exists()
 
 
 class Saving:

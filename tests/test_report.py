@@ -58,8 +58,9 @@ def test_the_page_is_self_contained_and_holds_recipe_and_table(run):
 def test_hostile_text_stays_text(run):
     hostile = "<img src=x onerror=alert(1)></pre><script>alert(2)</script>"
     rollouts = pd.DataFrame(
-        {"prompt_index": [0], "prompt": [hostile], "completion": [hostile], "reward/correct": [1.0]}
-    )
+        {"prompt_index": [0], "prompt": [hostile], "completion": [hostile], "check": [hostile],
+         "reward/correct": [1.0]}
+    )  # fmt: skip
     clean = Page(report.report_html([run]))
     page = Page(
         report.report_html(
@@ -70,7 +71,7 @@ def test_hostile_text_stays_text(run):
     scripts = [sum(tag == "script" for tag, _ in p.tags) for p in (clean, page)]
     assert scripts[0] == scripts[1]
     assert not [tag for tag, _ in page.tags if tag == "img"]
-    assert page.texts.count(hostile) >= 4
+    assert page.texts.count(hostile) >= 5
 
 
 def test_rollouts_show_a_few_completions_of_a_few_prompts():
@@ -82,6 +83,10 @@ def test_rollouts_show_a_few_completions_of_a_few_prompts():
         ]
     )
     texts = Page(report.rollouts_html(table)).texts
+    assert "check" not in texts
+    checked = Page(report.rollouts_html(table.assign(check="makes 3, wanted 4"))).texts
+    assert checked.index("completion") < checked.index("check") < checked.index("reward/x")
+    assert checked.count("makes 3, wanted 4") == 12
     assert [text for text in texts if " c" in text] == [
         f"p{p} c{c}" for p in range(4) for c in range(3)
     ]

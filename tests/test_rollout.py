@@ -324,6 +324,16 @@ def test_the_first_completions_of_each_group_are_those_of_the_batch(policy_of):
     assert kept.texts_of(1) == made.texts_of(1)[:2] and kept.prompts == made.prompts
 
 
+def test_the_first_completions_of_the_first_prompts(policy_of):
+    made = sample(policy_of(), PROMPTS, group_size=3, max_new_tokens=6, seed=5)
+    kept = made.first(2, 1)
+    assert (kept.P, kept.G, kept.B) == (1, 2, 2)
+    assert kept.completions == made.completions[:2] and kept.prompts == made.prompts[:1]
+    assert kept.rows == made.rows[:1] and torch.equal(kept.prompt_ids_PL, made.prompt_ids_PL[:1])
+    assert torch.equal(kept.logprobs_BT, made.logprobs_BT[:2])
+    assert made.first(3, made.P + 4).completions == made.completions
+
+
 def test_rollouts_know_the_seed_that_drew_them(policy_of):
     settings = {"group_size": 1, "max_new_tokens": 2}
     policy = policy_of()

@@ -70,7 +70,8 @@ def test_a_run_goes_to_its_end_and_leaves_its_folder(toy_recipe, tmp_path):
     assert run.metrics["eval/pass@1"].dropna().index.tolist() == [0, 3, 6]
     assert run.rollout_steps == [1, 2, 3, 4, 6]
     assert sorted(p.name for p in run.path.iterdir()) == [
-        *("checkpoints", "events.jsonl", "metrics.jsonl", "recipe.yaml", "rollouts", "status.json")
+        *("checkpoints", "events.jsonl", "held_out", "metrics.jsonl", "recipe.yaml"),
+        *("rollouts", "status.json"),
     ]
     saved = run.rollouts()
     assert len(saved) == 12

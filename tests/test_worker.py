@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from workbench import labelling
+from workbench import labelling, worker
 from workbench.folder import RunFolder
 from workbench.recipe import Recipe, own_functions
 from workbench.runs import attach, train
@@ -170,6 +170,35 @@ def test_a_fork_takes_its_parents_probes_along_and_goes_on(probing, tmp_path):
     found, wanted = saved(fork), saved(whole)
     assert list(found) == [0, 3, 4, 6, 7]  # 4 was the end of the parent
     assert {step: found[step] for step in wanted} == wanted
+
+
+# ------------------------------------------------------------------ held-out completions
+
+
+def test_every_evaluation_keeps_completions_of_the_same_prompts(toy_recipe, tmp_path):
+    run = train(toy_recipe.replace(eval_samples=20), folder=tmp_path / "a", blocking=True)
+    assert run.held_out_steps == [0, 3, 6]
+    tables = [run.rollouts(step, held_out=True) for step in run.held_out_steps]
+    for step, table in zip((0, 3, 6), tables, strict=True):
+        assert (
+            table["step"].tolist() == [step] * 2 * 16
+        )  # two prompts are evaluated, of each 16 kept
+        assert table["prompt"].equals(tables[0]["prompt"])
+        right = table.groupby("prompt_index")["reward/correct"].sum().tolist()
+        found = run.successes("eval").loc[step].tolist()
+        assert all(some <= every for some, every in zip(right, found, strict=True))
+    assert not tables[0]["completion"].equals(tables[2]["completion"])  # the policy has moved
+    assert run.rollouts(held_out=True).equals(tables[2])
+    assert list(run.rollouts(columns=["prompt"])) == ["prompt"]
+
+
+def test_keeping_changes_no_number(toy_recipe, tmp_path, monkeypatch):
+    kept = train(toy_recipe, folder=tmp_path / "a", blocking=True)
+    monkeypatch.setattr(worker, "KEPT", (1, 1))
+    fewer = train(toy_recipe, folder=tmp_path / "b", blocking=True)
+    assert len(fewer.rollouts(held_out=True)) == 1
+    mine, theirs = numbers(kept), numbers(fewer)
+    assert mine.equals(theirs), mine.compare(theirs).to_string()
 
 
 # ------------------------------------------------------------------ T_post + A_pre

@@ -16,7 +16,7 @@ import numpy as np
 from workbench.crossing import CrossGeneration as CrossGeneration
 from workbench.crossing import cross_generation as cross_generation
 from workbench.models import Policy
-from workbench.rollout import sample
+from workbench.rollout import Rollouts, sample
 from workbench.support import Support as Support
 from workbench.support import support_counts as support_counts
 from workbench.tasks import make_task
@@ -41,6 +41,7 @@ class Evaluation:
     length: float  # tokens
     truncated: float  # share of completions cut at the limit
     measures: dict[str, float] = field(default_factory=dict)  # means of what else the task can tell
+    kept: tuple[Rollouts, ...] = field(default=(), repr=False)  # what `keep` asked for, in parts
 
     def metrics(self) -> dict[str, float]:
         """eval/pass@k with /low and /high for k = 1, 2, 4, … and samples; eval/entropy, /length, …"""
@@ -131,6 +132,7 @@ def evaluate(
     max_new_tokens: int = 64,
     temperature: float = 1.0,
     seed: int = EVAL_SEED,
+    keep: tuple[int, int] = (0, 0),
 ) -> Evaluation:
     """pass@k of `policy` on the first `prompts` rows of the task's eval split; none without `knows_truth`.
 
@@ -139,6 +141,8 @@ def evaluate(
         rows: problems to use instead of the eval split.
         samples: completions of each prompt (n); pass@k is given for every k up to n.
         temperature: of the samples that are judged.
+        keep: how many prompts, and how many completions of each, to keep: the first ones, which are the
+            same each time. None of them unless asked for.
     """
     task = make_task(task) if isinstance(task, str) else task
     found = task.dataset("eval") if rows is None else rows
@@ -148,6 +152,8 @@ def evaluate(
     truth = knows_truth(task)
     successes: list[int] = []
     measured: list[dict[str, float]] = []
+    kept: list[Rollouts] = []
+    wanted = keep[0] if keep[1] else 0
     tokens = entropy = cut = 0.0
     for number, part in enumerate(parts):
         rollouts = sample(
@@ -165,6 +171,9 @@ def evaluate(
                 successes.append(sum(task.score(row, text) >= 1.0 for text in texts))
             if hasattr(task, "measures"):
                 measured += [task.measures(row, text) for text in texts]
+        if wanted > 0:
+            kept.append(rollouts.first(min(keep[1], samples), wanted))
+            wanted -= kept[-1].P
         tokens += float(rollouts.mask_BT.sum())
         entropy += float(rollouts.entropies_BT.sum())
         cut += float(rollouts.truncated_B.sum())
@@ -173,5 +182,5 @@ def evaluate(
     count = len(rows) * samples
     return Evaluation(
         samples, successes_P, mean, low, high, entropy / max(tokens, 1), tokens / count, cut / count,
-        known_means(measured),
+        known_means(measured), tuple(kept),
     )  # fmt: skip

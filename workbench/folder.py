@@ -4,6 +4,7 @@ recipe.yaml          the recipe it started with
 metrics.jsonl        one line a step, flushed at once; step 0 is the base model
 events.jsonl         what changed and when: updates, forks, resumes, failures
 rollouts/000010.parquet
+held_out/000010.parquet  the first completions of the first held-out prompts, at each evaluation
 probes/000010.parquet  what the geometry looks at: one row per response to the probe's prompts
 constraint_models/000001/  a constraint reward model that was trained before that step, and measured.json
 checkpoints/000010/  adapter_model.safetensors + adapter_config.json (plain peft), optimizer.safetensors,
@@ -20,7 +21,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ from safetensors.torch import load_file, save_file
 from workbench.labelling import ConstraintModel, load
 from workbench.probe import ProbeTrace
 from workbench.recipe import Recipe
-from workbench.tables import probe_table, rollout_table, write_parquet
+from workbench.rollout import Rollouts
+from workbench.tables import held_out_table, probe_table, rollout_table, write_parquet
 from workbench.trainer import Report, State
 from workbench.variants import WorkbenchError
 
@@ -78,7 +80,7 @@ class RunFolder:
         return _read_lines(self.events_path)
 
     def rewind(self, step: int, replaced: Iterable[str] = ()) -> dict[int, dict[str, Any]]:
-        """Drop what came after `step` (metrics, rollouts, probes, reward models): it will be made again.
+        """Drop what came after `step` (metrics, completions, probes, reward models): it will be made again.
 
         Returns the updates after `step` to take up again: step -> new values. Fields in `replaced` are
         left out of them, and struck from the events, since they are being set anew.
@@ -93,7 +95,7 @@ class RunFolder:
                 replay[event["step"]] = {name: new for name, (_, new) in event["changes"].items()}
         kept = [record for record in self.read_metrics() if record["step"] <= step]
         self.replace_history(kept, events)
-        for file in (*self.rollout_files(), *self.probe_files()):
+        for file in (*self.rollout_files(), *self.held_out_files(), *self.probe_files()):
             if int(file.stem) > step:
                 file.unlink()
         for model in set(self.constraint_models()) - set(self.constraint_models(step)):
@@ -106,14 +108,15 @@ class RunFolder:
         _write_lines(self.metrics_path, metrics)
 
     def copy_history(self, parent: RunFolder, step: int) -> None:
-        """Take over the parent's metrics, events, probes and constraint reward models up to `step`."""
+        """Take over the parent's metrics, events, probes, held-out completions, reward models to `step`."""
         for name in ("metrics", "events"):
             lines = getattr(parent, f"read_{name}")()
             _write_lines(self.path / f"{name}.jsonl", [x for x in lines if x["step"] <= step])
-        for file in parent.probe_files():
+        for file in (*parent.probe_files(), *parent.held_out_files()):
             if int(file.stem) <= step:
-                (self.path / "probes").mkdir(exist_ok=True)
-                shutil.copy2(file, self.path / "probes" / file.name)
+                target = self.path / file.parent.name / file.name
+                target.parent.mkdir(exist_ok=True)
+                shutil.copy2(file, target)
         for model in parent.constraint_models(step):
             target = self.path / "constraint_models" / model.name
             shutil.copytree(model, target, dirs_exist_ok=True)
@@ -166,6 +169,15 @@ class RunFolder:
         """Save one step's batch as Parquet, under its step number or `name`."""
         target = self.path / "rollouts" / f"{name or f'{report.step:06d}'}.parquet"
         return write_parquet(rollout_table(report, state), target)
+
+    def held_out_files(self) -> list[Path]:
+        """Saved completions of held-out prompts, in the order of their evaluations."""
+        return sorted((self.path / "held_out").glob("[0-9]*.parquet"))
+
+    def write_held_out(self, kept: Sequence[Rollouts], state: State) -> Path:
+        """Save the completions that an evaluation kept as Parquet, under the step it was done at."""
+        target = self.path / "held_out" / f"{state.step:06d}.parquet"
+        return write_parquet(held_out_table(kept, state), target)
 
     # --- probes -------------------------------------------------------------------------------
 

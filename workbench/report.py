@@ -57,13 +57,17 @@ def table_html(table: pd.DataFrame) -> str:
 
 
 def rollouts_html(rollouts: pd.DataFrame, prompts: int = 4, each: int = 3) -> str:
-    """A few completions of a few prompts with their rewards, escaped and direction-isolated."""
+    """A few completions of a few prompts, what the checker says of them, and their rewards.
+
+    Texts are escaped and kept in their own direction.
+    """
     shown = rollouts[rollouts["prompt_index"] < prompts].groupby("prompt_index").head(each)
     rewards = [column for column in rollouts if column.startswith("reward/")]
-    head = "".join(f"<th>{html.escape(c)}</th>" for c in ("prompt", "completion", *rewards))
+    columns = [name for name in ("prompt", "completion", "check") if name in rollouts]
+    head = "".join(f"<th>{html.escape(c)}</th>" for c in (*columns, *rewards))
     rows = []
     for row in shown.to_dict("records"):
-        texts = (html.escape(str(row[column])) for column in ("prompt", "completion"))
+        texts = (html.escape(str(row[column])) for column in columns)
         texts = (f"<td><pre dir=auto>{text}</pre></td>" for text in texts)
         numbers = (f"<td>{float(row[column]):.2f}</td>" for column in rewards)
         rows.append(f"<tr>{''.join(texts)}{''.join(numbers)}</tr>")

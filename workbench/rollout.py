@@ -92,12 +92,21 @@ class Rollouts:
         """The completions of prompt number `prompt`."""
         return self.completions[prompt * self.G : (prompt + 1) * self.G]
 
-    def first(self, count: int) -> Rollouts:
-        """The first `count` completions of each prompt."""
-        chosen = [p * self.G + g for p in range(self.P) for g in range(count)]
+    def first(self, count: int, prompts: int | None = None) -> Rollouts:
+        """The first `count` completions of each prompt, or of each of the first `prompts` ones."""
+        few = slice(prompts)
+        chosen = [p * self.G + g for p in range(self.P)[few] for g in range(count)]
         changes = self._rows_of(torch.tensor(chosen, device=self.mask_BT.device))
-        texts = [self.completions[b] for b in chosen]
-        return dataclasses.replace(self, **changes, completions=texts, group_size=count)
+        return dataclasses.replace(
+            self,
+            **changes,
+            rows=self.rows[few],
+            prompts=self.prompts[few],
+            prompt_ids_PL=self.prompt_ids_PL[few],
+            prompt_mask_PL=self.prompt_mask_PL[few],
+            completions=[self.completions[b] for b in chosen],
+            group_size=count,
+        )
 
     def select(self, indices_B: Tensor | Sequence[int]) -> Rollouts:
         """The chosen completions, each as a group of its own (group size 1)."""

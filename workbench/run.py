@@ -23,7 +23,7 @@ from workbench.library import new_folder
 from workbench.probe import NUMBERS, ProbeTrace
 from workbench.recipe import LIVE, Recipe, own_functions
 from workbench.rewinding import set_aside
-from workbench.tables import read_probes
+from workbench.tables import read_probes, read_rollouts
 from workbench.variants import WorkbenchError, lookup
 from workbench.worker import Worker
 
@@ -163,15 +163,17 @@ class Run:
         """The steps whose rollouts were saved."""
         return [int(file.stem) for file in self.folder.rollout_files()]
 
-    def rollouts(self, step: int | None = None) -> pd.DataFrame:
-        """The saved rollouts of `step` (default: the latest), one row per completion."""
-        saved = self.rollout_steps
-        if not saved:
-            raise WorkbenchError("This run has saved no rollouts yet; wait for its first step.")
-        if step is not None and step not in saved:
-            raise WorkbenchError(f"Step {step} has no saved rollouts; saved steps: {saved}.")
-        chosen = saved[-1] if step is None else step
-        return pd.read_parquet(self.path / "rollouts" / f"{chosen:06d}.parquet")
+    @property
+    def held_out_steps(self) -> list[int]:
+        """The steps whose evaluation saved some of its completions, always of the same prompts."""
+        return [int(file.stem) for file in self.folder.held_out_files()]
+
+    def rollouts(
+        self, step: int | None = None, *, held_out: bool = False, columns: list[str] | None = None
+    ) -> pd.DataFrame:
+        """What was saved at `step` (default: the latest), one row per completion; of it only `columns`."""
+        files = self.folder.held_out_files() if held_out else self.folder.rollout_files()
+        return read_rollouts(files, step, columns)
 
     @property
     def checkpoint_steps(self) -> list[int]:

@@ -36,6 +36,7 @@ from workbench.trainer import NonFiniteError, State, prepare, train_step
 from workbench.variants import WorkbenchError
 
 TINY = 20_000_000  # parameters under which one CPU thread is best
+KEPT = (8, 16)  # held-out prompts, and completions of each, that every evaluation saves
 
 
 class RunFailed(RuntimeError):
@@ -265,7 +266,9 @@ class Worker:
             prompts=self.recipe.eval_prompts,
             samples=self.recipe.eval_samples,
             max_new_tokens=self.recipe.max_new_tokens,
+            keep=KEPT,
         )
+        self.folder.write_held_out(found.kept, state)
         measured: dict[str, Any] = found.metrics()
         if len(found.successes_P):
             measured[EVAL_SUCCESSES] = found.successes_P.tolist()
