@@ -69,6 +69,7 @@ def test_train_resume_and_report(quick, tmp_path, capsys):
         (["train", "--resume", "gone"], "gone is not the folder of a run"),
         (["train", "QUICK", "--resume", "gone"], "--resume takes recipe and folder from the run"),
         (["report", "gone"], "gone is not the folder of a run"),
+        (["runs", "gone"], "There is no folder gone"),
         (["claims", "objectivs"], "Unknown claim 'objectivs'"),
         (["pretrain", "tiny-huge"], "Unknown tiny model 'tiny-huge'"),
         (["lab", "--ip=0.0.0.0"], "listens on this machine only"),
@@ -82,6 +83,25 @@ def test_what_a_user_can_mend_is_one_sentence(arguments, message, quick, capsys)
     assert "Traceback" not in error
     assert error.startswith("workbench: ")
     assert error.count("\n") == 1
+
+
+def test_runs_are_listed_with_those_that_can_t_be_read(quick, tmp_path, capsys, monkeypatch):
+    kept = tmp_path / "kept"
+    assert cli.main(["train", str(quick), "--out", str(kept / "first"), "--set", "steps=1"]) == 0
+    (kept / "broken").mkdir()
+    (kept / "broken" / "recipe.yaml").write_text("beta: [")
+    capsys.readouterr()
+    assert cli.main(["runs", str(kept)]) == 0
+    printed = capsys.readouterr().out
+    lines = {line.split()[0]: line for line in printed.splitlines()}
+    assert "finished" in lines["first"] and "1 of 1" in lines["first"]
+    assert "unreadable" in lines["broken"] and "not valid YAML" in lines["broken"]
+    monkeypatch.setenv("WORKBENCH_RUNS", str(kept))
+    assert cli.main(["runs"]) == 0
+    assert capsys.readouterr().out == printed
+    monkeypatch.setenv("WORKBENCH_RUNS", str(tmp_path / "none"))
+    assert cli.main(["runs"]) == 0
+    assert capsys.readouterr().out.startswith("No runs below")
 
 
 def test_broken_yaml_names_the_line(tmp_path, capsys):

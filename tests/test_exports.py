@@ -22,6 +22,7 @@ PUBLIC = {
     "load_policy",
     "panel",
     "pass_at_k",
+    "runs",
     "train",
     "verdict",
 }
@@ -85,3 +86,8 @@ def test_help_needs_no_torch():
 def test_panel_stays_callable_once_its_package_is_imported():
     code = "import workbench as wb, workbench.panel\nassert callable(wb.panel)\n"
     assert "workbench.panel" in modules_after(code + "from workbench import panel; panel.Panel")
+
+
+def test_runs_stays_callable_once_its_module_is_imported():
+    code = "import workbench as wb, workbench.runs\nassert wb.runs.train and callable(wb.runs)\n"
+    assert "workbench.runs" in modules_after(code)

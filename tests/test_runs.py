@@ -1,4 +1,4 @@
-"""Runs from outside: start, steer, kill, find again, fork. Equality is bit for bit, but for clocks."""
+"""Runs from outside: start one, kill it, find it again, list them. Bit for bit, but for clocks."""
 
 import json
 import os
@@ -8,13 +8,10 @@ import sys
 import time
 
 import pytest
-import torch
 
 from workbench import run as run_module
-from workbench import worker
-from workbench.runs import attach, train
+from workbench.runs import RunList, attach, runs, train
 from workbench.variants import WorkbenchError
-from workbench.worker import RunFailed
 
 
 def numbers(run):
@@ -88,39 +85,6 @@ def test_train_returns_at_once_and_blocking_waits(toy_recipe, tmp_path):
     assert_same_numbers(run, attach(tmp_path / "b"))
 
 
-def test_stopped_and_resumed_it_gives_the_same_numbers(toy_recipe, tmp_path):
-    whole = train(toy_recipe, folder=tmp_path / "whole", blocking=True)
-    run = train(toy_recipe, folder=tmp_path / "parts")
-    run.step()  # one step, then pause
-    until(lambda: run.status == "paused")
-    assert list(run.metrics.index) == [0, 1]
-    run.step()
-    until(lambda: list(run.metrics.index) == [0, 1, 2] and run.status == "paused")
-    run.stop()
-    run.wait()
-    assert run.status == "stopped"
-    run.stop()  # twice is harmless
-    run.resume()
-    run.wait()
-    assert run.status == "finished"
-    assert_same_numbers(run, whole)
-
-
-def test_pause_holds_and_resume_goes_on(toy_recipe, tmp_path):
-    run = train(toy_recipe.replace(steps=500), folder=tmp_path / "a")
-    until(lambda: run.progress["step"] >= 2)
-    run.pause()
-    until(lambda: run.status == "paused")
-    held = run.progress["step"]
-    time.sleep(0.3)
-    assert run.progress["step"] == held
-    assert run.folder.checkpoints()[-1].name == f"{held:06d}"
-    run.resume()
-    until(lambda: run.progress["step"] > held)
-    run.close()
-    assert run.status == "stopped"
-
-
 KILLED = """
 import sys
 sys.path.insert(0, {tests!r})
@@ -163,78 +127,6 @@ def test_killed_and_attached_it_goes_on_bit_for_bit(toy_recipe, tmp_path):
     assert [e["text"] for e in run.folder.read_events()] == [
         "objective rloo → grpo, beta 0.0 → 0.2"
     ]
-
-
-def test_an_update_lands_at_the_next_step_and_is_marked(toy_recipe, tmp_path):
-    run = train(toy_recipe.replace(steps=50), folder=tmp_path / "a")
-    run.step()
-    until(lambda: run.status == "paused" and run.progress["step"] == 1)
-    run.update(beta=0.1)
-    run.update(rewards={"length": 1.0})
-    assert run.recipe.beta == 0.1
-    run.step()
-    until(lambda: run.progress["step"] == 2)
-    event = run.events.iloc[0]
-    assert (event["step"], event["kind"]) == (2, "update")
-    assert "beta 0.0 → 0.1" in event["text"]
-    assert "rewards.length 0.0 → 1.0" in event["text"]
-    assert run.metrics["train/beta"].tolist()[1:] == [0.0, 0.1]
-    assert run.metrics["reward/total"][2] == pytest.approx(run.metrics["reward/length"][2])
-
-
-def test_wrong_updates_raise_at_once_and_change_nothing(toy_recipe, tmp_path):
-    run = train(toy_recipe.replace(steps=50), folder=tmp_path / "a")
-    with pytest.raises(WorkbenchError, match="quantize can't change during a run"):
-        run.update(quantize="none")
-    with pytest.raises(WorkbenchError, match="Unknown recipe field 'betta'.*Did you mean 'beta'"):
-        run.update(betta=1.0)
-    with pytest.raises(WorkbenchError, match="beta is -1; give at least 0"):
-        run.update(beta=-1)
-    assert run.recipe == toy_recipe.replace(steps=50)
-
-
-def test_waiting_updates_of_an_ended_run_stack(toy_recipe, tmp_path):
-    run = train(toy_recipe.replace(steps=1), folder=tmp_path / "a", blocking=True)
-    run.update(anchor_args={"estimator": "k3"})
-    run.update(anchor="sage", beta=0.1)  # sage knows no estimator
-    run.update(steps=2)
-    assert (run.recipe.anchor, run.recipe.anchor_args) == ("sage", {})
-    run.resume()
-    run.wait()
-    assert run.metrics["train/guide"].iloc[-1] >= 1.0
-
-
-def test_a_finished_run_goes_on_when_given_more_steps(toy_recipe, tmp_path):
-    longer = train(toy_recipe.replace(steps=8), folder=tmp_path / "long", blocking=True)
-    run = train(toy_recipe, folder=tmp_path / "a", blocking=True)
-    with pytest.raises(WorkbenchError, match=r"finished its 6 steps.*run.update\(steps=12\)"):
-        run.resume()
-    run.update(steps=8)
-    run.resume()
-    run.wait()
-    assert run.progress["step"] == 8
-    columns = ["reward/digits", "train/loss", "train/grad_norm"]
-    assert run.metrics[columns].equals(longer.metrics[columns])
-
-
-def test_a_fork_goes_on_from_the_weights_of_now(toy_recipe, tmp_path):
-    run = train(toy_recipe.replace(steps=50), folder=tmp_path / "a")
-    for wanted in (1, 2, 3):
-        run.step()
-        until(lambda wanted=wanted: run.status == "paused" and run.progress["step"] == wanted)
-    same = run.fork(folder=tmp_path / "same", steps=5).wait()
-    other = run.fork(folder=tmp_path / "other", steps=5, objective="grpo").wait()
-    run.update(steps=5)
-    run.resume()
-    run.wait()
-    assert list(same.metrics.index) == list(range(6))
-    columns = ["reward/digits", "train/loss", "train/grad_norm", "train/entropy"]
-    assert same.metrics[columns].equals(run.metrics[columns])
-    assert other.metrics["train/loss"][:4].equals(run.metrics["train/loss"][:4])
-    assert other.metrics["train/loss"][4] != run.metrics["train/loss"][4]
-    assert other.events["text"].tolist() == ["forked from a at step 3"]
-    with pytest.raises(WorkbenchError, match="keeps its parent's weights, so lora_rank can't"):
-        run.fork(lora_rank=2)
 
 
 def test_attach_gives_the_very_run_here_and_a_reader_later(toy_recipe, tmp_path):
@@ -298,128 +190,116 @@ def test_a_folder_that_is_no_run_taken_or_impossible_is_refused(toy_recipe, tmp_
         train(toy_recipe, folder=tmp_path / "file" / "run")
 
 
-def raise_at_two(rollouts, task, seen=[]):  # noqa: B006 -- counts its calls
-    seen.append(1)
-    if len(seen) == 2:
-        raise ZeroDivisionError("no luck")
-    return rollouts.logprobs_BT.new_zeros(rollouts.P, rollouts.G)
+@pytest.fixture
+def shelf(toy_recipe, tmp_path):
+    """Three runs, the second of them within a folder of two levels, and folders that are none."""
+    root = tmp_path / "shelf"
+    recipe = toy_recipe.replace(rewards={"length": 1.0, "correct": 0.0}, steps=2, eval_every=1)
+    for age, place in enumerate(("new", "demo/arms/rloo", "old")):
+        path = train(recipe, folder=root / place, blocking=True).path
+        forget(run_module.HERE[path])
+        os.utime(path / "recipe.yaml", (1e9 - 1e6 * age,) * 2)
+    (root / ".hidden").mkdir()
+    (root / "page.html").write_text("")
+    return root
 
 
-def test_a_reward_that_raises_ends_the_run_by_name_and_it_can_go_on(toy_recipe, tmp_path):
-    recipe = toy_recipe.replace(rewards={**toy_recipe.rewards, raise_at_two: 0.0})
-    run = train(recipe, folder=tmp_path / "a")
-    with pytest.raises(WorkbenchError, match="Reward 'raise_at_two' raised ZeroDivisionError: no"):
-        run.wait()
-    assert (run.status, run.live) == ("failed", False)
-    assert list(run.metrics.index) == [0, 1]
-    assert "ZeroDivisionError" in (run.path / "error.txt").read_text()
-    assert "raise_at_two" in run.error
-    run.resume()
-    run.wait()
-    assert run.status == "finished"
+def spoil(root):
+    """Folders that can't be read, each for another reason; name -> what the reason says."""
+    good = (root / "new" / "recipe.yaml").read_text()
+    status = (root / "new" / "status.json").read_text()
+    texts = {
+        "broken": "beta: [0.1",
+        "future": "no_such_field: 1\n",
+        "mine": good.replace("length: 1.0", "my_own_reward: 1.0"),
+        "odd": "- a\n- b\n",
+        "bytes": b"\xff\xfe",
+    }
+    for name, text in texts.items():
+        (root / name).mkdir()
+        raw = text if isinstance(text, bytes) else text.encode()
+        (root / name / "recipe.yaml").write_bytes(raw)
+    for name, damaged in (("status", "{}"), ("about", status)):
+        (root / name).mkdir()
+        (root / name / "recipe.yaml").write_text(good)
+        (root / name / f"{name}.json").write_text(damaged)
+    (root / "notes").mkdir()
+    (root / "headless").mkdir()
+    (root / "headless" / "metrics.jsonl").write_text("")
+    return {
+        "broken": "not valid YAML at line", "future": "Unknown recipe field 'no_such_field'",
+        "mine": "pass it: functions=[my_own_reward]", "odd": "something else",
+        "bytes": "A file of this run is damaged (UnicodeDecodeError",
+        "status": "A file of this run is damaged (KeyError: 'status')",
+        "about": "about.json of about is damaged; mend it or delete it.",
+        "notes": "it has no recipe.yaml", "headless": "it has no recipe.yaml",
+    }  # fmt: skip
 
 
-def leaves(rollouts, task):
-    raise SystemExit("enough")
+def test_the_runs_of_a_folder_newest_first(shelf, monkeypatch):
+    found = runs(shelf)
+    assert [run.name for run in found] == ["new", "rloo", "old"]
+    found[1].tag("good", "slow")
+    table = found.table
+    assert table["name"].tolist() == ["new", "demo/arms/rloo", "old"]
+    assert table["tags"].tolist() == ["", "good, slow", ""]
+    assert set(table["status"]) == {"finished"} and table["started"].is_monotonic_decreasing
+    assert (table["step"].tolist(), table["steps"].tolist()) == ([2, 2, 2], [2, 2, 2])
+    assert table["pass@1 now"].tolist() == [run.metrics["eval/pass@1"][2] for run in found]
+    assert table["pass@1 first"].tolist() == [run.metrics["eval/pass@1"][0] for run in found]
+    lines = repr(found).splitlines()
+    assert lines[0].split()[:3] == ["name", "status", "task"] and "note" not in lines[0]
+    assert "2 of 2" in lines[2] and "good, slow" in lines[2] and "2001-" in lines[2]
+    monkeypatch.setenv("WORKBENCH_RUNS", str(shelf))
+    assert [run.path for run in runs()] == [run.path for run in found]
+    assert [run.name for run in runs(shelf / "old")] == ["old"]
+    assert repr(runs(shelf / "old")).splitlines()[1].startswith("old ")
 
 
-def test_a_reward_that_leaves_the_program_only_ends_its_run(toy_recipe, tmp_path):
-    run = train(toy_recipe.replace(rewards={leaves: 1.0}), folder=tmp_path / "a")
-    with pytest.raises(RunFailed, match="SystemExit: enough"):
-        run.wait()
-    assert (run.status, run.live) == ("failed", False)
+def test_what_can_t_be_read_is_named_with_its_reason_and_hides_nothing(shelf):
+    reasons = spoil(shelf)
+    found = runs(shelf)
+    assert sorted(run.name for run in found) == ["new", "old", "rloo"]
+    table = found.table.set_index("name")
+    assert set(table.index[table["status"] == "unreadable"]) == set(reasons)
+    for name, reason in reasons.items():
+        assert reason in table["note"][name]
+        assert reason in repr(found)
+    assert set(found.unreadable) == {shelf / name for name in reasons}
+    with pytest.raises(WorkbenchError, match="not valid YAML"):
+        attach(shelf / "broken")  # which stays strict
+
+    def my_own_reward(rollouts, task):
+        return rollouts.logprobs_BT.new_zeros(rollouts.P, rollouts.G)
+
+    assert "mine" in [run.name for run in runs(shelf, [my_own_reward])]
 
 
-def bad_objective(rewards_PG):
-    return rewards_PG / 0.0 * 0.0
+def test_the_list_shows_itself_escaped_and_follows_what_happens(shelf):
+    found = runs(shelf)
+    found[2].rename("<b>bold<b>".replace("<", "(").replace(">", ")"))
+    found[1].tag("<script>")
+    found[0].delete()
+    text = found._repr_html_()
+    assert "<script>" not in text and "&lt;script&gt;" in text
+    assert found.table["name"].tolist() == ["demo/arms/rloo", "(b)bold(b)"]
+    (found[1].path / "status.json").write_text("[]")
+    row = found.table.iloc[0]
+    assert row["status"] == "unreadable" and "damaged" in row["note"]
 
 
-def test_a_non_finite_loss_saves_its_batch_and_a_new_objective_mends_it(toy_recipe, tmp_path):
-    run = train(toy_recipe, folder=tmp_path / "a", listeners=[spoil])
-    with pytest.raises(WorkbenchError, match="its batch was saved in the run's folder"):
-        run.wait()
-    assert (run.path / "rollouts" / "non-finite-batch.parquet").is_file()
-    assert run.rollout_steps == [1, 2]
-    run.update(objective="rloo")  # wins over the replay of the bad one
-    run.resume()
-    run.wait()
-    assert run.status == "finished"
-
-
-def spoil(run, record):
-    if record["step"] == 2:
-        run.listeners.clear()
-        run.update(objective=bad_objective)
-
-
-@pytest.mark.parametrize(
-    ("error", "message"),
-    [
-        (torch.OutOfMemoryError("CUDA out of memory."), "Out of memory: lower microbatch first"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "Out of memory: lower"),
-        (
-            OSError(28, "No space left on device"),
-            "No space left on device.*free or unlock the disk",
-        ),
-        (KeyError("x"), "KeyError: 'x' .the traceback is in error.txt"),
-    ],
-)
-def test_other_failures_say_what_to_do_and_stay_resumable(
-    toy_recipe, tmp_path, monkeypatch, error, message
-):
-    step = worker.train_step
-
-    def fail_at_three(state, recipe, **kwargs):
-        if state.step == 2:
-            raise error
-        return step(state, recipe, **kwargs)
-
-    monkeypatch.setattr(worker, "train_step", fail_at_three)
+def test_a_run_of_this_process_is_the_very_one(toy_recipe, tmp_path):
     run = train(toy_recipe, folder=tmp_path / "a")
-    with pytest.raises(RunFailed, match=message):
-        run.wait()
-    assert run.status == "failed"
-    monkeypatch.setattr(worker, "train_step", step)
-    run.update(microbatch=4)
-    run.resume()
+    found = runs(tmp_path)
+    assert found == [run] and isinstance(found, RunList)
     run.wait()
-    assert run.status == "finished"
+    assert found.table["step"].tolist() == [6]
 
 
-def test_a_disk_that_fills_up_is_told_from_memory(toy_recipe, tmp_path, monkeypatch):
-    run = train(toy_recipe.replace(steps=50), folder=tmp_path / "a")
-    until(lambda: run.progress["step"] >= 1)
-
-    def full(*args, **kwargs):
-        raise OSError(28, "No space left on device")
-
-    for method in ("append_metrics", "write_error", "write_status", "write_rollouts"):
-        monkeypatch.setattr(type(run.folder), method, full)
-    with pytest.raises(RunFailed, match="Can't write the run's folder.*This could not be written"):
-        run.wait()
-    assert run.status == "failed"
-
-
-def test_an_interrupt_while_waiting_stops_the_run(toy_recipe, tmp_path, monkeypatch):
-    run = train(toy_recipe.replace(steps=10_000), folder=tmp_path / "a")
-    until(lambda: run.progress["step"] >= 1)
-    wait = run._worker.done.wait
-    calls = []
-
-    def interrupted(timeout=None):
-        calls.append(timeout)
-        if len(calls) == 1:
-            raise KeyboardInterrupt
-        return wait(timeout)
-
-    monkeypatch.setattr(run._worker.done, "wait", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        run.wait()
-    assert run.status == "stopped"
-
-
-def test_the_default_folder_is_named_by_time_and_title(toy_recipe, tmp_path, monkeypatch):
-    monkeypatch.setenv("WORKBENCH_RUNS", str(tmp_path / "kept"))
-    run = train(toy_recipe.replace(name="My Run!"), blocking=True)
-    assert run.path.parent == tmp_path / "kept"
-    assert run.name.endswith("-my-run")
+def test_no_runs_is_a_sentence_and_no_folder_an_error(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBENCH_RUNS", str(tmp_path / "none"))
+    found = runs()
+    assert found == [] and found.table.empty
+    assert repr(found).startswith("No runs below") and "wb.train" in found._repr_html_()
+    with pytest.raises(WorkbenchError, match="There is no folder .*none; give one that holds runs"):
+        runs(tmp_path / "none")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from workbench.panel import panel
     from workbench.recipe import Recipe
     from workbench.rewards import REWARDS
-    from workbench.runs import attach, train
+    from workbench.runs import attach, runs, train
     from workbench.surrogates import SURROGATES
     from workbench.tasks import TASKS
     from workbench.variants import WorkbenchError
@@ -41,6 +41,7 @@ _HOMES = {
     "load_policy": "models",
     "panel": "panel",
     "pass_at_k": "evaluation",
+    "runs": "runs",
     "train": "runs",
     "verdict": "watch",
 }
@@ -60,6 +61,7 @@ __all__ = [
     "load_policy",
     "panel",
     "pass_at_k",
+    "runs",
     "train",
     "verdict",
 ]

@@ -1,4 +1,4 @@
-"""The command ``workbench``: demo, lab, train, report, claims, doctor, pretrain.
+"""The command ``workbench``: demo, lab, train, runs, report, claims, doctor, pretrain.
 
 Heavy imports stay inside the commands, so that ``workbench --help`` answers at once. What a user can
 mend is one sentence on stderr and exit status 2; a failed run is 1; Ctrl-C is 130.
@@ -78,6 +78,12 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--out", help="folder of the new run (default: under runs/)")
     command.add_argument("--resume", metavar="FOLDER", help="go on with the run in this folder")
     command.set_defaults(command=train)
+
+    command = commands.add_parser("runs", help="list the runs of a folder, newest first")
+    command.add_argument(
+        "folder", nargs="?", metavar="FOLDER", help="default: runs/, or $WORKBENCH_RUNS"
+    )
+    command.set_defaults(command=list_runs)
 
     command = commands.add_parser("report", help="write a run's curves to one HTML page")
     command.add_argument("run", metavar="RUN", help="the run's folder")
@@ -238,6 +244,13 @@ def changed(recipe: Recipe, changes: list[tuple[list[str], Any]]) -> Recipe:
                 f"--set {'.'.join(path)}: {name!r} has no parts; use {name}=VALUE."
             )
     return type(recipe).from_dict(values)
+
+
+def list_runs(args: argparse.Namespace) -> None:
+    """Print the table of the runs below a folder."""
+    from workbench.runs import runs
+
+    print(runs(args.folder))
 
 
 def report(args: argparse.Namespace) -> None:

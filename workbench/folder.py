@@ -12,6 +12,7 @@ checkpoints/000010/  adapter_model.safetensors + adapter_config.json (plain peft
                      memory, constraint model, file sizes); complete or absent, never half
 status.json          what the run is doing, and which process does it
 error.txt            the traceback of a failed run
+about.json           the tags that a person gave it; absent without any
 """
 
 from __future__ import annotations
@@ -51,6 +52,10 @@ class RunFolder:
     """Reads and writes the files of one run."""
 
     path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
 
     # --- metrics and events -------------------------------------------------------------------
 
@@ -124,7 +129,7 @@ class RunFolder:
     # --- recipe and status --------------------------------------------------------------------
 
     def write_recipe(self, recipe: Recipe) -> None:
-        _replace(self.path / "recipe.yaml", recipe.to_yaml())
+        replace_text(self.path / "recipe.yaml", recipe.to_yaml())
 
     def read_recipe_text(self) -> str:
         return (self.path / "recipe.yaml").read_text(encoding="utf-8")
@@ -139,7 +144,7 @@ class RunFolder:
             "process_started": _process_started(os.getpid()),
             "time": time.time(),
         }
-        _replace(self.path / "status.json", json.dumps(record) + "\n")
+        replace_text(self.path / "status.json", json.dumps(record) + "\n")
 
     def read_status(self) -> dict[str, Any]:
         """The last status; "interrupted" when the process that held the run is gone."""
@@ -157,7 +162,7 @@ class RunFolder:
         return record
 
     def write_error(self, text: str) -> None:
-        _replace(self.path / "error.txt", text)
+        replace_text(self.path / "error.txt", text)
 
     # --- rollouts -----------------------------------------------------------------------------
 
@@ -361,10 +366,11 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _write_lines(path: Path, records: list[dict[str, Any]]) -> None:
-    _replace(path, "".join(json.dumps(record) + "\n" for record in records))
+    replace_text(path, "".join(json.dumps(record) + "\n" for record in records))
 
 
-def _replace(path: Path, text: str) -> None:
+def replace_text(path: Path, text: str) -> None:
+    """Write a small file whole or not at all."""
     partial = path.with_name(f".part-{path.name}")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from workbench.folder import (
@@ -19,7 +20,7 @@ from workbench.folder import (
     RunFolder,
     read_checkpoint_recipe,
 )
-from workbench.library import new_folder
+from workbench.library import HERE, Deleted, Kept, new_folder
 from workbench.probe import NUMBERS, ProbeTrace
 from workbench.recipe import LIVE, Recipe, own_functions
 from workbench.rewinding import set_aside
@@ -35,10 +36,9 @@ if TYPE_CHECKING:
 Listener = Callable[["Run", dict[str, Any]], None]
 
 MODEL_FIELDS = ("model", "quantize", "lora_rank", "lora_alpha", "lora_targets")  # the weights' own
-HERE: dict[Path, Run] = {}  # runs that have had a thread in this process, by folder
 
 
-class Run:
+class Run(Kept):
     """One training run: its numbers, its controls, its folder. Made by `train`, `attach` and `fork`."""
 
     def __init__(
@@ -62,16 +62,6 @@ class Run:
         self._probes: dict[Path, tuple[int, ProbeTrace]] = {}  # file -> when it was written
 
     # --- what is known ------------------------------------------------------------------------
-
-    @property
-    def name(self) -> str:
-        """The name of the run's folder."""
-        return self.folder.path.name
-
-    @property
-    def path(self) -> Path:
-        """The run's folder."""
-        return self.folder.path
 
     @property
     def recipe(self) -> Recipe:
@@ -128,7 +118,11 @@ class Run:
         names = {"groups": GROUP_SUCCESSES, "eval": EVAL_SUCCESSES}
         column = lookup(names, "kind of successes", of)
         found = {r["step"]: r[column] for r in list(self._records()) if column in r}
-        table = pd.DataFrame(list(found.values()), index=pd.Index(found, name="step", dtype=int))
+        rows, width = list(found.values()), max(map(len, found.values()), default=0)
+        even = all(len(row) == width for row in rows)  # then an array is made, five times sooner
+        padded = rows if even else [[*row, *[None] * (width - len(row))] for row in rows]
+        index = pd.Index(list(found), name="step", dtype=int)
+        table = pd.DataFrame(np.array(rows, np.int64) if even else padded, index=index)
         return table.astype("Int64") if table.isna().any(axis=None) else table
 
     @property
@@ -223,6 +217,8 @@ class Run:
         return write_report([self], Path(path))
 
     def __repr__(self) -> str:
+        if isinstance(self.folder, Deleted):
+            return f"<Run {self.name}: deleted>"
         done = self.progress
         return f"<Run {self.name}: {self.status}, step {done['step']} of {done['steps']}>"
 
@@ -300,7 +296,7 @@ class Run:
         Args:
             at: the step of a checkpoint to go on from; by default where the run is now.
         """
-        if at is not None and at not in self.checkpoint_steps:
+        if at not in (None, *self.checkpoint_steps):
             raise WorkbenchError(
                 f"{self.name} has no checkpoint of step {at}; it has {self.checkpoint_steps}."
             )
