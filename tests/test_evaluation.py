@@ -9,7 +9,6 @@ import pytest
 from workbench import evaluation
 from workbench.evaluation import (
     evaluate,
-    known_means,
     pass_at_every_k,
     pass_at_k,
     shown_ks,
@@ -138,12 +137,6 @@ def test_what_else_a_task_tells_of_completions_is_shown_as_means(toy_world):
     assert found.measures["one"] == 1.0 and found.measures["letters"] > 0
     told = {"eval/letters": found.measures["letters"], "eval/one": 1.0}
     assert found.metrics() == plain.metrics() | told
-
-
-def test_a_mean_is_over_those_that_know_the_name():
-    parts = [{"a": 1.0, "b": 4.0}, {"a": 0.0}, {}, {"a": 0.5, "c": 2.0}]
-    assert known_means(parts) == {"a": 0.5, "b": 4.0, "c": 2.0}
-    assert known_means([]) == known_means([{}]) == {}
 
 
 def test_a_task_without_truth_may_tell_something_all_the_same(toy_world):

@@ -7,7 +7,7 @@ pass@k.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ from workbench.rollout import Rollouts, sample
 from workbench.support import Support as Support
 from workbench.support import support_counts as support_counts
 from workbench.tasks import make_task
-from workbench.tasks.base import knows_truth
+from workbench.tasks.base import known_means, knows_truth
 from workbench.variants import WorkbenchError
 
 EVAL_SEED = 20_240_501
@@ -108,12 +108,6 @@ def pass_at_every_k(
         dict(zip(ks, low_K.tolist(), strict=True)),
         dict(zip(ks, high_K.tolist(), strict=True)),
     )
-
-
-def known_means(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The mean of each name over those that have it."""
-    names = dict.fromkeys(name for part in parts for name in part)
-    return {name: float(np.mean([part[name] for part in parts if name in part])) for name in names}
 
 
 def shown_ks(samples: int) -> list[int]:

@@ -7,7 +7,7 @@ nothing here touches torch's global generator for longer than a step with dropou
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ def step_seed(seed: int, step: int, stream: int) -> int:
     return int(np.random.SeedSequence([seed, step, stream]).generate_state(1, np.uint64)[0] >> 1)
 
 
-def open_rows(recipe: Recipe, step: int, rows: Any) -> list[int]:
+def open_rows(recipe: Recipe, step: int, rows: Any) -> Sequence[int]:
     """The rows of a split that step `step` draws from, by the recipe's curriculum.
 
     shuffled: all. staged: those of one level; the run's steps are shared out evenly among the levels, the
@@ -35,7 +35,7 @@ def open_rows(recipe: Recipe, step: int, rows: Any) -> list[int]:
     often.
     """
     if recipe.curriculum == "shuffled":
-        return list(range(len(rows)))
+        return range(len(rows))
     levels, chains = np.array(rows["level"]), np.array(rows["chain"])
     if recipe.curriculum == "staged":
         stages = np.unique(levels)

@@ -3,7 +3,7 @@
 import pytest
 
 from workbench.tasks import TASKS
-from workbench.tasks.base import NO_ANSWER, QUOTED, UNREAD, quoted
+from workbench.tasks.base import NO_ANSWER, QUOTED, UNREAD, known_means, quoted
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,9 @@ def test_every_task_says_that_no_answer_was_given(name):
     task = TASKS[name]
     said = task.explain(task.dataset("eval")[0], "<think>so")
     assert said.startswith(UNREAD) and (said == NO_ANSWER or name == "jsonl")
+
+
+def test_a_mean_is_over_those_that_know_the_name():
+    parts = [{"a": 1.0, "b": 4.0}, {"a": 0.0}, {}, {"a": 0.5, "c": 2.0}]
+    assert known_means(parts) == {"a": 0.5, "b": 4.0, "c": 2.0}
+    assert known_means([]) == known_means([{}]) == {}

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.rewards.learned import answers_of
 from workbench.rewards.verifiable import Detailed
+from workbench.tasks.base import known_means
 from workbench.tasks.instructions import LIGHT, constraints_of, shares
 from workbench.variants import WorkbenchError
 
@@ -60,9 +61,11 @@ def constraints(
     values = [total([v for v in row if v is not None], aggregation) for row in verdicts]
     known = [shares(asked[p], row) for p, row in zip(owners, verdicts, strict=True)]
     levels = [{f"level/{len(asked[p])}": value} for p, value in zip(owners, values, strict=True)]
+    numbers = known_means(known) | known_means(levels)
+    numbers.pop("constraints", None)  # their mean is the reward itself
     return Detailed(
         rollouts.logprobs_BT.new_tensor(values).view(rollouts.P, rollouts.G),
-        _means(known, leave_out="constraints") | _means(levels),
+        numbers,
         [_note(asked[p], row) for p, row in zip(owners, verdicts, strict=True)],
     )
 
@@ -126,17 +129,6 @@ def _ruled(
     return [
         rule if gold or scorer != "model" else None for gold, rule in zip(light, rules, strict=True)
     ]
-
-
-def _means(parts: Sequence[dict[str, float]], leave_out: str = "") -> dict[str, float]:
-    """The mean of each name over the parts that have it."""
-    found: dict[str, list[float]] = {}
-    for part in parts:
-        for name, value in part.items():
-            found.setdefault(name, []).append(value)
-    return {
-        name: sum(each) / len(each) for name, each in sorted(found.items()) if name != leave_out
-    }
 
 
 def _note(asked: Sequence[Constraint], verdicts: Sequence[float | None]) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, Protocol
 
 from workbench.variants import WorkbenchError, unknown
@@ -78,6 +80,12 @@ def quoted(text: str) -> str:
     line = " ".join(text[: 4 * QUOTED].split())
     short = line if len(line) <= QUOTED and len(text) <= 4 * QUOTED else f"{line[:QUOTED]}…"
     return f"“{short}”"
+
+
+def known_means(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each name over those parts that have it."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: fmean(part[name] for part in parts if name in part) for name in names}
 
 
 def check_split(split: str) -> None:

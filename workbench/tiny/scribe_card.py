@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from workbench.evaluation import EVAL_SEED, known_means
+from workbench.evaluation import EVAL_SEED
 from workbench.models import load_policy
 from workbench.rewards.verifiable import well_formed
 from workbench.rollout import sample
 from workbench.tasks import make_task
+from workbench.tasks.base import known_means
 from workbench.tasks.demands import HELD_OUT, KINDS, SOFT, note
 from workbench.tasks.instructions import constraints_of, rungs
 from workbench.tiny.advice_card import markdown_table, write_card
