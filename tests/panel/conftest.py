@@ -46,6 +46,7 @@ class FakeRun:
         self.status, self.error, self.calls = "starting", None, []
         self.doing = ""
         self.rollout_steps, self.checkpoint_steps, self.listeners = [], [], []
+        self.held_out_steps = []
         self._rows, self._events, self._pending = [], [], {}
         self._seconds, self._fail_at = seconds, fail_at
         self._go, self._stop, self._one = threading.Event(), threading.Event(), threading.Event()
@@ -75,8 +76,10 @@ class FakeRun:
             "seconds_left": self._seconds * (self.recipe.steps - step), "tokens_per_second": 1234.0,
         }  # fmt: skip
 
-    def rollouts(self, step=None):
-        return make_rollouts(self.rollout_steps[-1] if step is None else step)
+    def rollouts(self, step=None, *, held_out=False, columns=None):
+        steps = self.held_out_steps if held_out else self.rollout_steps
+        table = make_rollouts(steps[-1] if step is None else step)
+        return table.drop(columns=["reward/total", "advantage"]) if held_out else table
 
     def pause(self):
         self.calls.append("pause")

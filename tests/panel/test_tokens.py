@@ -37,6 +37,9 @@ def group(pieces=("<think>", "3", "+", "</think>", "7", "<|end|>"), **columns):
         "trained": [True] * (count - 2) + [False] * 2,
         "logprobs": np.linspace(-4.0, 0.0, count, dtype=np.float32),
         "entropies": np.linspace(0.0, 2.0, count, dtype=np.float32),
+        "advantages": np.full(count, 0.5, dtype=np.float32),
+        "log_ratios": np.linspace(-1.0, 2.0, count, dtype=np.float32),
+        "guides": np.linspace(0.6, 1.2, count, dtype=np.float32),
     }
     return pd.DataFrame([row | columns])
 
@@ -118,13 +121,97 @@ def test_without_a_mark_for_the_end_of_thinking_it_does_not_call_everything_an_a
     assert "<abc" not in text and "answer, trained" not in text
 
 
-def test_files_from_before_the_columns_say_what_is_missing():
-    old = group().drop(columns=["trained", "thinking"])
-    assert missing("none", old) == missing("entropy", old) == ""
-    how = colouring("gradient", old)
-    assert how == Colouring() and "trained and thinking" in legend_html(how, "gradient", old)
-    older = old.drop(columns=["tokens", "logprobs"])
-    assert "tokens and logprobs" in missing("log-prob", older)
+@pytest.mark.parametrize(
+    ("choice", "column", "said"),
+    [
+        ("gradient", "trained", "what got gradient is saved with training batches"),
+        ("advantage", "advantages", "No advantage here: it is saved with training batches"),
+        ("log-ratio", "log_ratios", "with an anchor, at evaluations and after the button Step"),
+        ("guide", "guides", "only an anchor with a guide, such as sage, has a q for each token"),
+        ("log-prob", "logprobs", "No log-prob here: older runs did not save it."),
+        ("entropy", "entropies", "No entropy here"),
+        ("advantage", "tokens", "saved without their tokens"),
+    ],
+)
+def test_a_file_without_a_column_says_why_in_one_sentence(choice, column, said):
+    old = group().drop(columns=[column])
+    how = colouring(choice, old)
+    text = legend_html(how, choice, old)
+    assert how == Colouring() and said in text and text.count(".") == 1
+    assert missing("none", old) == "" and missing(choice, group()) == ""
+
+
+# ------------------------------------------------------------------ signed scales
+
+
+def shades(table, choice):
+    """Signed depths: up is positive, down negative."""
+    found = []
+    for kind, text in spans(table, choice):
+        side, _, depth = kind.partition(" wb-k")
+        found += [{"wb-up": 1, "wb-down": -1, "wb-t0": 0}[side] * int(depth or 0)] * len(text)
+    return found
+
+
+def signs(*values, column="advantages"):
+    return group(pieces=("a",) * len(values), **{column: np.array(values, dtype=np.float32)})
+
+
+def test_a_signed_scale_reaches_as_far_below_as_above_its_middle():
+    assert shades(signs(-2.0, -1.0, 0.0, 1.0), "advantage") == [-7, -4, 0, 4]
+    how = colouring("advantage", signs(-2.0, 1.0))
+    assert (how.low, how.high) == (-2.0, 2.0)
+    table = signs(0.8, 1.0, 1.2, 1.4, column="guides")  # around 1
+    assert shades(table, "guide") == [-4, 0, 4, 7]
+    assert colouring("guide", table).low == pytest.approx(0.6)
+
+
+def test_the_smallest_value_off_the_middle_shows_its_sign_and_noise_does_not():
+    assert shades(signs(10.0, 0.1, -0.1, 1e-4, -1e-4), "log-ratio") != [0] * 5
+    assert shades(signs(10.0, 0.1, -0.1, 1e-4, -1e-4), "advantage") == [7, 1, -1, 0, 0]
+
+
+def test_missing_and_infinite_numbers_break_no_scale():
+    assert shades(signs(np.nan, -1.0, np.inf), "advantage") == [0, -7, 7]
+    assert shades(signs(np.nan, 0.0), "advantage") == [0, 0]
+
+
+def test_a_signed_legend_tells_the_sign_without_colour():
+    table = signs(-0.5, 2.0)
+    text = legend_html(colouring("advantage", table), "advantage", table)
+    places = [
+        text.index(part)
+        for part in ("-2.00 (made rarer)", "wb-down wb-k7", "wb-down wb-k1", " 0 ", "wb-up wb-k1",
+                     "wb-up wb-k7", "+2.00 (made likelier)", "dashed below 0, solid above")
+    ]  # fmt: skip
+    assert places == sorted(places)
+    flat = signs(0.0, 0.0)
+    text = legend_html(colouring("advantage", flat), "advantage", flat)
+    assert "0 everywhere" in text and "wb-up" not in text
+    guides = signs(0.8, 1.4, column="guides")
+    text = legend_html(colouring("guide", guides), "guide", guides)
+    assert "0.60 (reference lowered)" in text and "1.40 (reference raised)" in text
+    assert "dashed below 1, solid above" in text
+    ratios = signs(0.8, 1.4, column="log_ratios")
+    assert "nats" in legend_html(colouring("log-ratio", ratios), "log-ratio", ratios)
+
+
+def test_one_scale_for_several_groups_passes_over_those_without_the_column():
+    one, two, old = signs(1.0), signs(-4.0), signs(9.0).drop(columns="advantages")
+    how = colouring("advantage", one, two, old)
+    assert (how.low, how.high) == (-4.0, 4.0)
+    assert list(how.kinds(one.iloc[0])) == ["wb-up wb-k2"]
+    assert colouring("advantage", old) == Colouring()
+    assert colouring("advantage") == Colouring()
+
+
+def test_every_scale_is_a_choice_with_words_for_both_ends():
+    assert list(tokens.CHOICES) == ["none", "gradient", *tokens.SCALES]
+    for choice, scale in tokens.SCALES.items():
+        table = group()
+        text = legend_html(colouring(choice, table), choice, table)
+        assert f"({scale.low})" in text and f"({scale.high})" in text
+        assert text.count("wb-shade ") == (8 if scale.middle is None else 14)
 
 
 def test_sixteen_completions_stay_small():

@@ -56,6 +56,13 @@ CSS = """
 .wb-table td.wb-answer { min-width: 104px }
 .wb-table td.wb-note { min-width: 140px }
 .wb-part { display: inline-block }
+.wb-check { color: var(--wb-soft); font-size: 11px; line-height: 1.35; overflow-wrap: anywhere }
+.wb-sides { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 340px), 1fr));
+  gap: 4px 16px }
+.wb-side { min-width: 0 }
+.wb-side .wb-table { width: 100% }
+.wb-side .wb-table td.wb-long { min-width: 120px }
+.wb-side .wb-table td.wb-answer { min-width: 84px }
 .wb-row1 td { background: color-mix(in srgb, var(--wb-back) 55%, transparent) }
 .wb-text { font-family: var(--jp-code-font-family, monospace); font-size: 12px;
   white-space: pre-wrap; unicode-bidi: isolate; overflow-wrap: anywhere }
@@ -78,13 +85,15 @@ CSS = """
 .wb-t-answer { background: color-mix(in srgb, #E69F00 32%, transparent);
   border-bottom: 2px dashed #E69F00 }
 .wb-t-off { color: var(--wb-soft) }
-.wb-t1 { background: color-mix(in srgb, #0072B2 8%, transparent) }
-.wb-t2 { background: color-mix(in srgb, #0072B2 16%, transparent) }
-.wb-t3 { background: color-mix(in srgb, #0072B2 24%, transparent) }
-.wb-t4 { background: color-mix(in srgb, #0072B2 32%, transparent) }
-.wb-t5 { background: color-mix(in srgb, #0072B2 40%, transparent) }
-.wb-t6 { background: color-mix(in srgb, #0072B2 48%, transparent) }
-.wb-t7 { background: color-mix(in srgb, #0072B2 56%, transparent) }
+.wb-t1, .wb-k1 { --wb-deep: 9% } .wb-t2, .wb-k2 { --wb-deep: 18% } .wb-t3, .wb-k3 { --wb-deep: 27% }
+.wb-t4, .wb-k4 { --wb-deep: 36% } .wb-t5, .wb-k5 { --wb-deep: 45% } .wb-t6, .wb-k6 { --wb-deep: 54% }
+.wb-t7, .wb-k7 { --wb-deep: 63% }
+.wb-t1, .wb-t2, .wb-t3, .wb-t4, .wb-t5, .wb-t6, .wb-t7 {
+  background: color-mix(in srgb, #2b8fd0 var(--wb-deep), transparent) }
+.wb-up { background: color-mix(in srgb, #2b8fd0 var(--wb-deep), transparent);
+  border-bottom: 2px solid #2b8fd0 }
+.wb-down { background: color-mix(in srgb, #E69F00 var(--wb-deep), transparent);
+  border-bottom: 2px dashed #E69F00 }
 .wb-shades { display: inline-flex; vertical-align: -2px; border: 1px solid var(--wb-line) }
 .wb-shade { display: inline-block; width: 16px; height: 11px }
 .wb-list { margin: 6px 0; padding-left: 18px; line-height: 1.5 }
