@@ -95,35 +95,11 @@ def test_hostile_names_and_event_texts_are_escaped():
     assert "<a" not in data["mark/pass"].text[0]
 
 
-def test_thinning_keeps_both_ends_and_the_spikes():
-    x = np.arange(10_000)
-    y = np.sin(x / 500).astype(np.float32)
-    y[1234], y[8765] = 50, -50
-    thin_x, thin_y = series.thin(x, y)
-    assert len(thin_x) <= series.MAX_POINTS
-    assert thin_x[0] == 0 and thin_x[-1] == 9_999
-    assert thin_y[thin_x == 1234] == 50 and thin_y[thin_x == 8765] == -50
-    assert (np.diff(thin_x) > 0).all()
-
-
-def test_two_thousand_points_are_left_alone():
-    x = np.arange(series.MAX_POINTS)
-    assert series.thin(x, x)[0] is x
-
-
 def test_a_beta_that_stays_is_not_drawn_but_a_chosen_alpha_that_stays_is():
     metrics = make_metrics(steps=5).assign(**{"train/beta": 0.1, "train/alpha": 1.0})
     data = series.trace_data("a", metrics, make_events())
     assert data["alpha"].visible and not data["beta"].visible
     assert series.extras([data]) == {"alpha"} and not data["mark/beta"].visible
-
-
-def test_text_and_missing_values_in_a_metric_are_left_out():
-    metrics = pd.DataFrame(
-        {"train/entropy": [0.5, None, "bad", float("inf"), 0.25]}, index=[1, 2, 3, 4, 5]
-    )
-    x, y = series.series(metrics, "train/entropy")
-    assert x.tolist() == [1, 5] and y.tolist() == [0.5, 0.25]
 
 
 def make_cross(steps=20, every=10, true=True):

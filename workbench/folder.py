@@ -32,6 +32,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from workbench.growing import GrowingFile
 from workbench.labelling import ConstraintModel, load
 from workbench.probe import ProbeTrace
 from workbench.recipe import Recipe
@@ -346,23 +347,7 @@ def _append(path: Path, record: dict[str, Any]) -> None:
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    except FileNotFoundError:
-        return []
-    records = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if any(later.strip() for later in lines[number:]):
-                raise WorkbenchError(
-                    f"Line {number} of {path.name} is damaged, with whole lines after it; "
-                    "delete or mend that line."
-                ) from error
-    return records
+    return GrowingFile(path, list).now()
 
 
 def _write_lines(path: Path, records: list[dict[str, Any]]) -> None:

@@ -307,13 +307,20 @@ def fill(figure: go.Figure, slot: int, data: Mapping[str, TraceData]) -> None:
     index = trace_index(slot)
     for key, values in data.items():
         trace = figure.data[index[key]]
-        trace.x, trace.y = values.x, values.y
-        if trace.visible != values.visible:
-            trace.visible = values.visible
-        if values.name not in (None, trace.name):
-            trace.name = values.name
-        if values.text:
-            trace.text = values.text
+        for name, value in news(trace, values).items():
+            trace[name] = value
+
+
+def news(trace: go.Scatter, values: TraceData) -> dict[str, Any]:
+    """The properties of `trace` to set so that it shows `values`."""
+    found: dict[str, Any] = {"x": values.x, "y": values.y}
+    if trace.visible != values.visible:
+        found["visible"] = values.visible
+    if values.name not in (None, trace.name):
+        found["name"] = values.name
+    if values.text:
+        found["text"] = values.text
+    return found
 
 
 def curves_figure(runs: Sequence[RunCurves], theme: str = "light") -> go.Figure:

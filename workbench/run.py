@@ -20,6 +20,7 @@ from workbench.folder import (
     RunFolder,
     read_checkpoint_recipe,
 )
+from workbench.growing import DEEP, Growing, GrowingFile
 from workbench.library import HERE, Deleted, Kept, new_folder
 from workbench.probe import NUMBERS, ProbeTrace
 from workbench.recipe import LIVE, Recipe, own_functions
@@ -57,8 +58,8 @@ class Run(Kept):
         self._parent = parent
         self._worker: Worker | None = None
         self._changes: dict[str, Any] = {}  # live fields to change when the run goes on
-        self._table: tuple[tuple[int, int], pd.DataFrame] = ((0, -1), pd.DataFrame())
-        self._read: dict[str, tuple[int, list[dict[str, Any]]]] = {}  # file -> its size and records
+        self._read: dict[Path, GrowingFile[Any]] = {}  # metrics.jsonl and events.jsonl
+        self._events: tuple[list[dict[str, Any]], pd.DataFrame] | None = None
         self._probes: dict[Path, tuple[int, ProbeTrace]] = {}  # file -> when it was written
 
     # --- what is known ------------------------------------------------------------------------
@@ -97,16 +98,7 @@ class Run(Kept):
     @property
     def metrics(self) -> pd.DataFrame:
         """One row per step with every metric; the index is the step. Step 0 is the base model."""
-        records = self._records()
-        state = (id(records), len(records))
-        if state != self._table[0]:
-            # A copy first: the run's thread may append meanwhile.
-            table = (
-                pd.DataFrame(list(records)) if records else pd.DataFrame({"step": []}, dtype=int)
-            )
-            lists = [name for name in (GROUP_SUCCESSES, EVAL_SUCCESSES) if name in table]
-            self._table = (state, table.drop(columns=lists).set_index("step"))
-        return self._table[1]
+        return self._records().frame()
 
     def successes(self, of: str = "groups") -> pd.DataFrame:
         """How many completions of each prompt were right: a row for each step, a column for each prompt.
@@ -117,7 +109,7 @@ class Run(Kept):
         """
         names = {"groups": GROUP_SUCCESSES, "eval": EVAL_SUCCESSES}
         column = lookup(names, "kind of successes", of)
-        found = {r["step"]: r[column] for r in list(self._records()) if column in r}
+        found = self._records().lists(column)
         rows, width = list(found.values()), max(map(len, found.values()), default=0)
         even = all(len(row) == width for row in rows)  # then an array is made, five times sooner
         padded = rows if even else [[*row, *[None] * (width - len(row))] for row in rows]
@@ -128,18 +120,21 @@ class Run(Kept):
     @property
     def events(self) -> pd.DataFrame:
         """What changed and when: step, time, kind, text, changes."""
-        columns = ["step", "time", "kind", "text", "changes"]
-        return pd.DataFrame(self._lines("events"), columns=columns)
+        records = list(self._kept("events", list))
+        if self._events is None or self._events[0] != records:
+            columns = ["step", "time", "kind", "text", "changes"]
+            self._events = (records, pd.DataFrame(records, columns=columns))
+        return self._events[1].copy(deep=DEEP)
 
     @property
     def progress(self) -> dict[str, float]:
         """step, steps, seconds_per_step (evaluation spread over it), seconds_left, tokens_per_second,
         memory of the process and gpu_memory at its highest (MiB)."""
         records = self._records()
-        recent = [record for record in records if record["step"] > 0][-20:]
+        recent, last = records.recent(), records.last
         training = sum(record["time/step"] for record in recent)
         evaluating = sum(record.get("time/eval", 0.0) for record in recent)
-        step, steps = (records[-1]["step"] if records else 0), self.recipe.steps
+        step, steps = last.get("step", 0), self.recipe.steps
         each = (training + evaluating) / max(len(recent), 1)
         tokens = sum(record["rollout/tokens"] for record in recent)
         return {
@@ -148,8 +143,8 @@ class Run(Kept):
             "seconds_per_step": each,
             "seconds_left": each * max(steps - step, 0),
             "tokens_per_second": tokens / training if training else 0.0,
-            "memory": records[-1].get("memory/process", 0.0) if records else 0.0,
-            "gpu_memory": records[-1].get("memory/gpu_peak", 0.0) if records else 0.0,
+            "memory": last.get("memory/process", 0.0),
+            "gpu_memory": last.get("memory/gpu_peak", 0.0),
         }
 
     @property
@@ -344,16 +339,13 @@ class Run(Kept):
 
     # --- inside -------------------------------------------------------------------------------
 
-    def _records(self) -> list[dict[str, Any]]:
-        return self._worker.records if self._worker else self._lines("metrics")
+    def _records(self) -> Growing:
+        return self._worker.records if self._worker else self._kept("metrics", Growing)
 
-    def _lines(self, name: str) -> list[dict[str, Any]]:
-        """The records of metrics.jsonl or events.jsonl, read again only when the file has grown."""
+    def _kept(self, name: str, make: Callable[[], Any]) -> Any:
+        """The records of metrics.jsonl or events.jsonl, of which only what is new is read."""
         file = self.path / f"{name}.jsonl"
-        size = file.stat().st_size if file.exists() else 0
-        if self._read.get(name, (-1, []))[0] != size:
-            self._read[name] = (size, getattr(self.folder, f"read_{name}")())
-        return self._read[name][1]
+        return self._read.setdefault(file, GrowingFile(file, make)).now()
 
     def _own(self, verb: str) -> Worker:
         """The thread of this run, or a sentence why there is none to talk to."""

@@ -6,18 +6,20 @@ no plotly, no widgets.
 
 from __future__ import annotations
 
+import functools
 import html
-import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from workbench.following import Metrics, numbers, series, thin  # noqa: F401 -- of one family
+
 # What every function here calls a run: its name, its metrics (index step) and its events.
 RunCurves = tuple[str, pd.DataFrame, pd.DataFrame]
 
-MAX_POINTS = 2_000
 REWARD_SLOTS = 8  # reward/total and seven parts; a live figure can't grow traces
 KS = (1, 2, 4, 8, 16, 32, 64)
 SHOWN_KS = (1, 4, 16, 64)  # over steps, beside the greatest; pass@k against k has them all
@@ -101,39 +103,13 @@ NOTHING = TraceData(np.empty(0, np.int32), np.empty(0, np.float32), visible=Fals
 # ------------------------------------------------------------------ from metrics to arrays
 
 
-def thin(x: np.ndarray, y: np.ndarray, limit: int = MAX_POINTS) -> tuple[np.ndarray, np.ndarray]:
-    """At most `limit` points of a curve: the least and the greatest of each bucket, and both ends.
-
-    Keeping extremes keeps the spikes, which an even pick would lose.
-    """
-    if len(x) <= limit:
-        return x, y
-    edges = np.linspace(0, len(x), limit // 2, dtype=int)  # limit // 2 - 1 buckets, two points each
-    kept = {0, len(x) - 1}
-    for start, stop in itertools.pairwise(edges):
-        bucket = y[start:stop]
-        kept |= {int(start + bucket.argmin()), int(start + bucket.argmax())}
-    index = np.array(sorted(kept))
-    return x[index], y[index]
-
-
-def series(metrics: pd.DataFrame, column: str) -> tuple[np.ndarray, np.ndarray]:
-    """The steps and finite values of `column`, thinned; empty where the run doesn't measure it."""
-    if column not in metrics:
-        return NOTHING.x, NOTHING.y
-    values = pd.to_numeric(metrics[column], errors="coerce")
-    y = values.to_numpy(np.float32)
-    known = np.isfinite(y)
-    return thin(metrics.index.to_numpy(np.int32)[known], y[known])
-
-
-def line(metrics: pd.DataFrame, column: str, name: str) -> TraceData:
+def line(metrics: Metrics, column: str, name: str) -> TraceData:
     """The trace of one metric."""
     x, y = series(metrics, column)
     return TraceData(x, y, len(x) > 0, name)
 
 
-def single(metrics: pd.DataFrame, subplot: Subplot, name: str) -> TraceData:
+def single(metrics: Metrics, subplot: Subplot, name: str) -> TraceData:
     """The trace of a subplot with one line."""
     found = line(metrics, subplot.metric, name)
     return NOTHING if subplot.varies and (found.y == found.y[:1]).all() else found
@@ -152,7 +128,7 @@ def extras(runs: Iterable[Mapping[str, TraceData]]) -> frozenset[str]:
     return frozenset(p.key for p in EXTRA if p.key in found and p.row in rows)
 
 
-def band(metrics: pd.DataFrame, column: str) -> TraceData:
+def band(metrics: Metrics, column: str) -> TraceData:
     """The 95 % interval of a metric as one outline: out along the top, back along the bottom."""
     x_low, low = series(metrics, f"{column}/low")
     x_high, high = series(metrics, f"{column}/high")
@@ -161,24 +137,27 @@ def band(metrics: pd.DataFrame, column: str) -> TraceData:
     return TraceData(np.concatenate([x_high, x_low[::-1]]), np.concatenate([high, low[::-1]]))
 
 
-def pass_ks(metrics: pd.DataFrame) -> list[int]:
+def pass_ks(metrics: Metrics) -> list[int]:
     """Every k for which the run has measured pass@k, ascending."""
     names = [column.removeprefix("eval/pass@") for column in metrics]
     return sorted(int(name) for name in names if name.isdigit())
 
 
-def against_k(metrics: pd.DataFrame, row: int) -> TraceData:
+def against_k(metrics: Metrics, row: int) -> TraceData:
     """pass@k of one evaluation (row 0: the base; -1: the latest) over k."""
     ks = pass_ks(metrics)
-    measured = metrics[[f"eval/pass@{k}" for k in ks]].dropna()
-    if not ks or len(measured) < (2 if row == -1 else 1):
+    if not ks:
         return NOTHING
-    step = measured.index[row]
-    y = measured.iloc[row].to_numpy(np.float32)
+    measured = [numbers(metrics, f"eval/pass@{k}") for k in ks]
+    whole = np.flatnonzero(~np.isnan(sum(measured)))
+    if len(whole) < (2 if row == -1 else 1):
+        return NOTHING
+    at = whole[row]
+    step, y = metrics.index[at], np.array([values[at] for values in measured], np.float32)
     return TraceData(np.array(ks, np.int32), y, name=f"step {step}" if step else "base")
 
 
-def reward_columns(metrics: pd.DataFrame) -> list[str]:
+def reward_columns(metrics: Metrics) -> list[str]:
     """The reward columns, the weighted total first, as many as a figure holds."""
     parts = [column for column in metrics if column.startswith("reward/")]
     return sorted(parts, key=lambda column: column != "reward/total")[:REWARD_SLOTS]
@@ -189,7 +168,7 @@ def is_hard(kind: str) -> bool:
     return kind in HARD_KINDS or kind in OTHER_HARD or ":" in kind
 
 
-def kinds_drawn(metrics: pd.DataFrame, *, hard: bool) -> list[str]:
+def kinds_drawn(metrics: Metrics, *, hard: bool) -> list[str]:
     """The hard or the soft kinds to draw, one for each slot.
 
     Those of the tiny world always have the same slots, and so the same colours; of others the kinds that
@@ -200,7 +179,7 @@ def kinds_drawn(metrics: pd.DataFrame, *, hard: bool) -> list[str]:
     found = [kind for kind in names if is_hard(kind) == hard]
     if set(found) & set(own):
         return list(own)
-    often = sorted(found, key=lambda kind: -metrics[KIND + kind].count())
+    often = sorted(found, key=lambda kind: -np.isfinite(numbers(metrics, KIND + kind)).sum())
     return sorted(often[: len(own)])
 
 
@@ -211,7 +190,7 @@ def kind_label(kind: str) -> str:
     return html.escape(cut)
 
 
-def kind_lines(metrics: pd.DataFrame, *, hard: bool) -> dict[str, TraceData]:
+def kind_lines(metrics: Metrics, *, hard: bool) -> dict[str, TraceData]:
     """The traces of the hard or of the soft kinds, all slots."""
     side, slots = ("hard", len(HARD_KINDS)) if hard else ("soft", len(SOFT_KINDS))
     lines = {f"{side}/{slot}": NOTHING for slot in range(slots)}
@@ -221,7 +200,7 @@ def kind_lines(metrics: pd.DataFrame, *, hard: bool) -> dict[str, TraceData]:
     return lines
 
 
-def constraint_lines(metrics: pd.DataFrame) -> dict[str, TraceData]:
+def constraint_lines(metrics: Metrics) -> dict[str, TraceData]:
     """The traces of instruction following: kept, by level, by kind."""
     data = {f"kept/{key}": line(metrics, *KEPT[key]) for key in KEPT}
     for level in LEVELS:
@@ -234,19 +213,24 @@ def marks(events: pd.DataFrame) -> TraceData:
     """Each event as a full-height line with its text at the top; those of one step share a line."""
     if events.empty:
         return NOTHING
+    return _marks(*(tuple(events[name].tolist()) for name in ("step", "kind", "text")))
+
+
+@functools.lru_cache(maxsize=8)  # while a run goes on they are mostly those of the drawing before
+def _marks(steps: tuple[Any, ...], kinds: tuple[Any, ...], said: tuple[Any, ...]) -> TraceData:
     texts: dict[int, list[str]] = {}
-    for step, kind, text in zip(events["step"], events["kind"], events["text"], strict=True):
-        said = f"warning: {text}" if kind == "warning" else str(text)
-        texts.setdefault(int(step), []).append(html.escape(said))
-    steps = sorted(texts)
-    x = np.repeat(np.array(steps, np.float32), 3)
+    for step, kind, text in zip(steps, kinds, said, strict=True):
+        line = f"warning: {text}" if kind == "warning" else str(text)
+        texts.setdefault(int(step), []).append(html.escape(line))
+    at = sorted(texts)
+    x = np.repeat(np.array(at, np.float32), 3)
     # From below the axis, where the marker is cut off, to just under the top; NaN lifts the pen.
-    y = np.tile(np.array([-0.1, 0.98, np.nan], np.float32), len(steps))
-    hover = [f"step {step}: " + "<br>".join(texts[step]) for step in steps]
+    y = np.tile(np.array([-0.1, 0.98, np.nan], np.float32), len(at))
+    hover = [f"step {step}: " + "<br>".join(texts[step]) for step in at]
     return TraceData(x, y, text=[part for text in hover for part in (text, text, "")])
 
 
-def trace_data(name: str, metrics: pd.DataFrame, events: pd.DataFrame) -> dict[str, TraceData]:
+def trace_data(name: str, metrics: Metrics, events: pd.DataFrame) -> dict[str, TraceData]:
     """Every trace of one run, by key; the keys are the same for every run and every moment.
 
     Keys: ``pass@K``, ``band@K``, ``k/base``, ``k/now``, ``reward/0`` ..., ``post/band`` and those of POST,

@@ -27,6 +27,7 @@ from workbench.folder import (
     read_checkpoint_recipe,
     restore,
 )
+from workbench.growing import Growing
 from workbench.memory import note_post_pre
 from workbench.recipe import Recipe, own_functions
 from workbench.rewinding import set_aside
@@ -62,7 +63,7 @@ class Worker:
     ) -> None:
         self.folder = folder
         self.recipe = recipe
-        self.records: list[dict[str, Any]] = []
+        self.records = Growing()
         self.status = "starting"
         self.doing = ""  # a line on what is done beside the steps
         self.error: str | None = None
@@ -170,13 +171,13 @@ class Worker:
             restore(state, checkpoints[-1])
         # What is asked for now wins over what a killed run had changed later on.
         self._replay = self.folder.rewind(state.step, replaced=self._changes)
-        self.records = self.folder.read_metrics()
+        self.records = Growing(self.folder.read_metrics())
         self._set_status("running")
         if not self.records:
             probed = self._probe(state) if self.recipe.probe_every else {}
             self._record({"step": 0, **self._evaluate(state), **probed})
-        elif not checkpoints and "eval/post_pre" in self.records[0]:  # measured by a killed run
-            note_post_pre(state.memory, self.recipe, 0, self.records[0]["eval/post_pre"])
+        elif not checkpoints and "eval/post_pre" in self.records.first:  # measured by a killed run
+            note_post_pre(state.memory, self.recipe, 0, self.records.first["eval/post_pre"])
         return state
 
     def _known_functions(self) -> tuple[Callable[..., Any], ...]:

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from ipywidgets.widgets import widget
 
-from workbench import plots, series
+from workbench import following, plots
 from workbench.panel import curves
 
 EVENTS = pd.DataFrame(columns=["step", "time", "kind", "text"])
@@ -142,7 +142,7 @@ def test_the_rows_of_constraints_come_with_the_first_verdict_and_slots_take_anot
 def test_a_long_run_is_thinned():
     live = curves.LiveCurves()
     live.draw([("a", make_metrics(9_000), EVENTS)])
-    assert 1_000 < len(trace(live, "entropy").x) <= series.MAX_POINTS
+    assert 1_000 < len(trace(live, "entropy").x) <= following.MAX_POINTS
 
 
 def test_the_fallback_updates_in_place_and_escapes(hostile):

@@ -98,8 +98,9 @@ def done(metrics: pd.DataFrame | None) -> list[Stage]:
     """The stages that a run has gone through, from what each step noted; none where it noted nothing."""
     if metrics is None or not set(KNOWN) <= set(metrics):
         return []
-    noted = metrics[list(KNOWN)].dropna() > 0
-    steps, gets = noted.index.to_numpy(), noted.to_numpy()
+    noted = np.stack([metrics[name].to_numpy(float) for name in KNOWN], axis=1)
+    known = ~np.isnan(noted).any(1)
+    steps, gets = metrics.index.to_numpy()[known], noted[known] > 0
     if not len(steps):
         return []
     new = np.flatnonzero((gets[1:] != gets[:-1]).any(1) | (np.diff(steps) > 1)) + 1
