@@ -83,6 +83,21 @@ def test_it_knows_the_first_the_last_and_the_recent_records_and_the_lists():
     assert growing.lists("none") == {}
 
 
+def test_lists_of_whole_numbers_are_rows_however_they_come():
+    growing = Growing()
+    assert growing.counts("k")[1].shape == (0, 0)
+    for step, numbers in enumerate(([1, 2], [3, 0], None, [4], [5, 6, 7])):
+        growing.append({"step": step, **({} if numbers is None else {"k": numbers})})
+        growing.counts("k")
+    steps, rows = growing.counts("k")
+    assert steps.tolist() == [0, 1, 3, 4]
+    assert rows.tolist() == [[1, 2, -1], [3, 0, -1], [4, -1, -1], [5, 6, 7]]
+    records = make_records(60, 0)
+    name = "groups/successes"
+    at_once = Growing(records).counts(name)[1].tolist()
+    assert at_once == [r[name] for r in records if name in r]
+
+
 def test_writing_to_a_table_changes_no_other():
     records = [{"step": step, "a": float(step), "n": step} for step in range(5)]
     growing = Growing(records)

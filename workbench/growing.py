@@ -6,6 +6,7 @@ into a table; here they are columns to which each record is added once.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import threading
@@ -53,6 +54,7 @@ class Growing:
             str, dict[int, Any]
         ] = {}  # column with other things than numbers -> its cells
         self._lists: dict[str, dict[int, list[Any]]] = {}  # name -> step -> list
+        self._counted: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # name -> what `counts` gave
         self._frame: pd.DataFrame | None = None
         self._lock = threading.Lock()  # the run's thread appends while others read
         for record in records:
@@ -87,6 +89,22 @@ class Growing:
         """Step -> the list that its record has under `name`."""
         with self._lock:
             return dict(self._lists.get(name, {}))
+
+    def counts(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """The steps with a list of whole numbers under `name`, and the lists as rows, filled up by -1."""
+        with self._lock:
+            nothing = np.empty(0, np.int64), np.empty((0, 0), np.int64)
+            steps, rows = self._counted.get(name, nothing)
+            new = list(itertools.islice(self._lists.get(name, {}).items(), len(steps), None))
+            if new:
+                width = max(rows.shape[1], *(len(numbers) for _, numbers in new))
+                added = [[*numbers, *[-1] * (width - len(numbers))] for _, numbers in new]
+                wide = np.full((len(rows), width), -1, np.int64)
+                wide[:, : rows.shape[1]] = rows
+                steps = np.append(steps, [step for step, _ in new])
+                rows = np.concatenate([wide, np.array(added, np.int64)])
+                self._counted[name] = steps, rows
+            return steps, rows
 
     def frame(self) -> pd.DataFrame:
         """What pandas makes of the list of records, without their lists; the index is the step."""

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from workbench.folder import (
@@ -109,13 +108,10 @@ class Run(Kept):
         """
         names = {"groups": GROUP_SUCCESSES, "eval": EVAL_SUCCESSES}
         column = lookup(names, "kind of successes", of)
-        found = self._records().lists(column)
-        rows, width = list(found.values()), max(map(len, found.values()), default=0)
-        even = all(len(row) == width for row in rows)  # then an array is made, five times sooner
-        padded = rows if even else [[*row, *[None] * (width - len(row))] for row in rows]
-        index = pd.Index(list(found), name="step", dtype=int)
-        table = pd.DataFrame(np.array(rows, np.int64) if even else padded, index=index)
-        return table.astype("Int64") if table.isna().any(axis=None) else table
+        steps, counts = self._records().counts(column)
+        table = pd.DataFrame(counts, index=pd.Index(steps, name="step"), copy=True)
+        missing = counts < 0  # a fork may draw another number of prompts than its parent did
+        return table.astype("Int64").mask(missing) if missing.any() else table
 
     @property
     def events(self) -> pd.DataFrame:
