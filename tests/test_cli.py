@@ -53,6 +53,18 @@ def test_train_resume_and_report(quick, tmp_path, capsys):
     assert cli.main(["report", str(out), "-o", str(tmp_path / "no" / "a.html")]) == 2
     assert "can't be written" in capsys.readouterr().err
 
+    for options, load in ([], "peft.AutoPeft"), (["--merged", "--step", "2"], "transformers.Auto"):
+        target = tmp_path / f"exported{len(options)}"
+        assert cli.main(["export", str(out), "-o", str(target), *options]) == 0
+        said = (
+            f"Wrote {target}\nTo load it: {load}ModelForCausalLM.from_pretrained({str(target)!r})\n"
+        )
+        assert capsys.readouterr().out == said
+        assert (target / "adapter_config.json").exists() == (not options)
+        assert (target / "model.safetensors").exists() == bool(options)
+    assert cli.main(["export", str(out), "-o", str(target)]) == 2
+    assert "is not an empty folder" in capsys.readouterr().err
+
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
@@ -69,6 +81,7 @@ def test_train_resume_and_report(quick, tmp_path, capsys):
         (["train", "--resume", "gone"], "gone is not the folder of a run"),
         (["train", "QUICK", "--resume", "gone"], "--resume takes recipe and folder from the run"),
         (["report", "gone"], "gone is not the folder of a run"),
+        (["export", "gone", "-o", "out"], "gone is not the folder of a run"),
         (["runs", "gone"], "There is no folder gone"),
         (["claims", "objectivs"], "Unknown claim 'objectivs'"),
         (["pretrain", "tiny-huge"], "Unknown tiny model 'tiny-huge'"),

@@ -4,9 +4,10 @@ import json
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from workbench.probe import ProbeTrace
+from workbench.probe import ProbeTrace, columns_of
 from workbench.variants import WorkbenchError
 
 
@@ -97,3 +98,17 @@ def test_plain_data_and_back(correct):
 def test_what_does_not_fit_is_refused(changes, match):
     with pytest.raises(WorkbenchError, match=match):
         small(**changes)
+
+
+def test_the_probes_of_a_run_as_columns():
+    """A step without a probe is left out; a number that no probe has, too."""
+    metrics = pd.DataFrame(
+        {
+            "train/kl": [0.1, 0.2, 0.3],
+            "probe/entropy": [1.0, None, 2.0],
+            "probe/length": [5, None, 7],
+        },
+        index=[0, 1, 2],
+    )
+    assert columns_of(metrics) == {"step": [0, 2], "entropy": [1.0, 2.0], "length": [5.0, 7.0]}
+    assert columns_of(metrics[["train/kl"]]) == {"step": []}

@@ -1,4 +1,4 @@
-"""The command ``workbench``: demo, lab, train, runs, report, claims, doctor, pretrain.
+"""The command ``workbench``: demo, lab, train, runs, report, export, claims, doctor, pretrain.
 
 Heavy imports stay inside the commands, so that ``workbench --help`` answers at once. What a user can
 mend is one sentence on stderr and exit status 2; a failed run is 1; Ctrl-C is 130.
@@ -89,6 +89,17 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("run", metavar="RUN", help="the run's folder")
     command.add_argument("-o", "--out", help="the page (default: report.html in the run's folder)")
     command.set_defaults(command=report)
+
+    command = commands.add_parser("export", help="write a run's adapter or model for use elsewhere")
+    command.add_argument("run", metavar="RUN", help="the run's folder")
+    command.add_argument("-o", "--out", required=True, metavar="DIR", help="a new or empty folder")
+    command.add_argument(
+        "--merged",
+        action="store_true",
+        help="a whole model for transformers, not the adapter alone",
+    )
+    command.add_argument("--step", type=int, help="of which checkpoint (default: the last)")
+    command.set_defaults(command=export)
 
     command = commands.add_parser(
         "claims", help="measure arms x seeds of claims, and print their tables"
@@ -263,6 +274,16 @@ def report(args: argparse.Namespace) -> None:
         print(f"Wrote {run.report(out)}")
     except OSError as error:
         raise WorkbenchError(f"The page {out} can't be written: {error}.") from error
+
+
+def export(args: argparse.Namespace) -> None:
+    """Write a run's adapter or merged model, and say how it is loaded."""
+    from workbench.runs import attach
+
+    out = attach(args.run).export(args.out, merged=args.merged, step=args.step)
+    load = "AutoModelForCausalLM" if args.merged else "AutoPeftModelForCausalLM"
+    package = "transformers" if args.merged else "peft"
+    print(f"Wrote {out}\nTo load it: {package}.{load}.from_pretrained({str(out)!r})")
 
 
 def claims(args: argparse.Namespace) -> None:

@@ -13,12 +13,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from workbench.variants import WorkbenchError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Array = NDArray[np.float64]
 
@@ -164,3 +167,13 @@ class ProbeTrace:
     def from_dict(cls, data: Mapping[str, Any]) -> ProbeTrace:
         """The inverse of `to_dict`, checked again."""
         return cls.of(**data)
+
+
+def columns_of(metrics: pd.DataFrame) -> dict[str, list[float]]:
+    """The numbers of every probe as columns, from a run's metrics, whose index is the step."""
+    known = [name for name in NUMBERS[1:] if f"probe/{name}" in metrics]
+    if not known:
+        return {"step": []}
+    table = metrics[[f"probe/{name}" for name in known]].dropna(how="all")
+    found = {name: table[f"probe/{name}"].tolist() for name in known}
+    return {"step": table.index.tolist()} | found

@@ -24,6 +24,7 @@ from workbench.separation import SEPARATIONS
 from workbench.sharing import code_of, link_of, read_link
 from workbench.surrogates import AGGREGATIONS, SURROGATES
 from workbench.tasks import TASKS, make_task
+from workbench.trackers import TRACKERS
 from workbench.variants import WorkbenchError, lookup, name_of, unknown
 
 TABLES: dict[str, dict[str, Any]] = {
@@ -182,6 +183,10 @@ class Recipe:
     )
     probe_prompts: int = setting(32, "Prompts of a probe: the last of the held-out ones.", low=1)
     probe_samples: int = setting(8, "Completions of each; a majority needs two or more.", low=2)
+    tracker: str = setting(
+        "none", "Where the numbers also go, on this machine; needs the extra 'trackers'.",
+        choices=tuple(TRACKERS),
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

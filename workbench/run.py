@@ -21,10 +21,12 @@ from workbench.folder import (
 )
 from workbench.growing import DEEP, Growing, GrowingFile
 from workbench.library import HERE, Deleted, Kept, new_folder
-from workbench.probe import NUMBERS, ProbeTrace
+from workbench.probe import ProbeTrace, columns_of
 from workbench.recipe import LIVE, Recipe, own_functions
 from workbench.rewinding import set_aside
 from workbench.tables import read_probes, read_rollouts
+from workbench.trackers import check_tracker
+from workbench.trained import checkpoint_of, trained_policy
 from workbench.variants import WorkbenchError, lookup
 from workbench.worker import Worker
 
@@ -93,6 +95,11 @@ class Run(Kept):
         if self._worker:
             return not self._worker.done.is_set()
         return bool(self.folder.read_status()["live"])
+
+    @property
+    def read_only(self) -> bool:
+        """True while another process holds the run: it can be looked at, not steered."""
+        return self._worker is None and self.live
 
     @property
     def metrics(self) -> pd.DataFrame:
@@ -167,15 +174,7 @@ class Run(Kept):
 
     def policy(self, step: int | None = None) -> Policy:
         """A copy of the policy as the checkpoint of `step` holds it, by default the last one."""
-        from workbench.trained import trained_policy
-
-        folders = {int(path.name): path for path in self.folder.checkpoints()}
-        if not folders:
-            raise WorkbenchError(
-                f"{self.name} has no checkpoint yet; pause it, which writes one, or wait for one."
-            )
-        chosen = max(folders) if step is None else step
-        return trained_policy(self.recipe, lookup(folders, "checkpoint", chosen))
+        return trained_policy(self.recipe, checkpoint_of(self.folder, step))
 
     def probes(self) -> list[ProbeTrace]:
         """The saved probes, oldest first: what the model wrote each time on the same prompts."""
@@ -187,13 +186,7 @@ class Run(Kept):
 
     def probe_columns(self) -> dict[str, list[float]]:
         """The numbers of every probe as columns, from the metrics; see `phase.table`."""
-        metrics = self.metrics
-        known = [name for name in NUMBERS[1:] if f"probe/{name}" in metrics]
-        if not known:
-            return {"step": []}
-        table = metrics[[f"probe/{name}" for name in known]].dropna(how="all")
-        found = {name: table[f"probe/{name}"].tolist() for name in known}
-        return {"step": table.index.tolist()} | found
+        return columns_of(self.metrics)
 
     def figure(self) -> go.Figure:
         """The curves as a plain plotly figure."""
@@ -206,6 +199,14 @@ class Run(Kept):
         from workbench.report import write_report
 
         return write_report([self], Path(path))
+
+    def export(
+        self, folder: str | os.PathLike[str], *, merged: bool = False, step: int | None = None
+    ) -> Path:
+        """Write the adapter, or with `merged` a whole plain model, for use elsewhere; see `exporting`."""
+        from workbench.exporting import export_run
+
+        return export_run(self, Path(folder), merged=merged, step=step)
 
     def __repr__(self) -> str:
         if isinstance(self.folder, Deleted):
@@ -298,6 +299,7 @@ class Run(Kept):
                 f"A fork keeps its parent's weights, so {', '.join(fixed)} can't change; "
                 "start a new run with wb.train instead."
             )
+        check_tracker(recipe.tracker)
         child = Run(
             new_folder(recipe, folder),
             recipe,
@@ -375,10 +377,8 @@ class Run(Kept):
         parent, at = self._parent
         if parent._worker and at is None:
             parent._worker.checkpoint_now()
-        checkpoints = {int(path.name): path for path in parent.folder.checkpoints()}
-        if not checkpoints or at not in (None, *checkpoints):
-            raise WorkbenchError(f"{parent.name} has no checkpoint to fork from.")
-        step = max(checkpoints) if at is None else at
+        source = checkpoint_of(parent.folder, at)
+        step = int(source.name)
         self.folder.copy_history(parent.folder, step)
         self.folder.append_event(step, "fork", f"forked from {parent.name} at step {step}", {})
-        self.folder.adopt_checkpoint(checkpoints[step], self._recipe)
+        self.folder.adopt_checkpoint(source, self._recipe)

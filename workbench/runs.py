@@ -17,6 +17,7 @@ from workbench.folder import RunFolder, read_checkpoint_recipe
 from workbench.library import Deleted, glance, new_folder, run_folders, runs_root, started
 from workbench.recipe import Recipe
 from workbench.run import HERE, Listener, Run
+from workbench.trackers import check_tracker
 from workbench.variants import WorkbenchError, name_of
 
 COLUMNS = (
@@ -45,8 +46,9 @@ def train(
         listeners: called with (run, record) after each step's record is on the disk.
 
     Raises:
-        WorkbenchError: the folder can't be made, or holds a run already.
+        WorkbenchError: the folder can't be made, or holds a run already; the tracker's package is missing.
     """
+    check_tracker(recipe.tracker)
     run = Run(new_folder(recipe, folder), recipe, listeners=listeners)
     run._launch()
     return run.wait() if blocking else run

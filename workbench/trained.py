@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from workbench.models import Policy, load_policy
 from workbench.recipe import Recipe
-from workbench.variants import WorkbenchError
+from workbench.variants import WorkbenchError, lookup
+
+if TYPE_CHECKING:
+    from workbench.folder import RunFolder
+
+
+def checkpoint_of(folder: RunFolder, step: int | None) -> Path:
+    """The checkpoint of `step` in a run's folder, by default the last one."""
+    found = {int(path.name): path for path in folder.checkpoints()}
+    if not found:
+        raise WorkbenchError(
+            f"{folder.path.name} has no checkpoint yet; pause it, which writes one, or wait for one."
+        )
+    return lookup(found, "checkpoint", max(found) if step is None else step)
 
 
 def trained_policy(recipe: Recipe, checkpoint: Path) -> Policy:

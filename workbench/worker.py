@@ -33,6 +33,7 @@ from workbench.recipe import Recipe, own_functions
 from workbench.rewinding import set_aside
 from workbench.scoring import check_judge
 from workbench.tracing import trace
+from workbench.trackers import Feed, check_tracker
 from workbench.trainer import NonFiniteError, State, prepare, train_step
 from workbench.variants import WorkbenchError
 
@@ -61,6 +62,7 @@ class Worker:
         inherit: Callable[[], None] | None = None,
         on_record: Callable[[dict[str, Any]], None] = lambda record: None,
     ) -> None:
+        check_tracker(recipe.tracker)
         self.folder = folder
         self.recipe = recipe
         self.records = Growing()
@@ -72,6 +74,7 @@ class Worker:
         self._functions = tuple(functions)
         self._inherit = inherit
         self._on_record = on_record
+        self._feed = Feed(lambda step, text: folder.append_event(step, "warning", text, {}))
         self._lock = threading.Condition()  # guards the notes below
         self._wanted = "run"  # run, pause or stop
         self._extra_steps = 0  # single steps asked for
@@ -145,6 +148,7 @@ class Worker:
             self._fail(error, state)
             ended = "failed"
         finally:
+            self._feed.close()
             del state
             gc.collect()
             if torch.cuda.is_available():
@@ -172,6 +176,8 @@ class Worker:
         # What is asked for now wins over what a killed run had changed later on.
         self._replay = self.folder.rewind(state.step, replaced=self._changes)
         self.records = Growing(self.folder.read_metrics())
+        following = self.records.last.get("step", -1) + 1
+        self._feed.open(self.recipe.tracker, self.folder.path, self.recipe.to_dict(), following)
         self._set_status("running")
         if not self.records:
             probed = self._probe(state) if self.recipe.probe_every else {}
@@ -257,6 +263,7 @@ class Worker:
         differences = before.diff(self.recipe)
         if differences:
             self.folder.append_event(step, "update", describe(differences), differences)
+            self._feed.note(step, describe(differences))
 
     def _evaluate(self, state: State) -> dict[str, Any]:
         started = time.perf_counter()
@@ -294,10 +301,11 @@ class Worker:
         return numbers | {"time/probe": time.perf_counter() - started}
 
     def _record(self, record: dict[str, Any]) -> None:
-        """Disk, then memory, then listeners."""
+        """Disk, then memory, tracker and listeners."""
         record |= memory_use() | {"time": time.time()}
         self.folder.append_metrics(record)
         self.records.append(record)
+        self._feed.record(record)
         self._on_record(record)
 
     def _set_status(self, status: str) -> None:

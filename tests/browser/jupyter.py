@@ -159,6 +159,50 @@ class Notebook:
         """The panel's button of that name."""
         return self.page.locator(".wb-buttons").get_by_role("button", name=name)
 
+    def change(self, section: str, field: str, value: str) -> None:
+        """Set a control of the panel as a person does: open its section, then type or choose."""
+        controls = self.page.locator(".wb-controls")
+        header = controls.get_by_role("button", name=section)
+        if "mod-active" not in header.get_attribute("class"):
+            header.click()
+        row = controls.locator(".widget-inline-hbox").filter(
+            has=self.page.locator(f"label:text-is('{field}'), .widget-label:text-is('{field}')")
+        )
+        if row.locator("select").count():
+            row.locator("select").select_option(value)
+            return
+        box = row.locator("input[type=number], input[type=text], .widget-readout").last
+        box.fill(value)
+        box.press("Enter")
+
+    def tab(self, name: str, picture: str = "") -> None:
+        """Open a tab of the panel; keep a picture of it as an artefact where one is named."""
+        self.page.get_by_role("tab", name=name).click()
+        if picture:
+            self.page.wait_for_timeout(1_000)
+            self.page.locator(".wb-panel").scroll_into_view_if_needed()
+            self.page.screenshot(path=ARTIFACTS / f"{picture}.png")
+
+    def marks(self) -> str:
+        """What the marks on the curves say."""
+        return " ".join(map(str, self.trace("mark/pass")["text"]))
+
+    def message(self) -> str:
+        """The panel's message line."""
+        return self.page.locator(".wb-message").inner_text()
+
+    def restart_kernel(self) -> None:
+        """Restart the kernel behind the notebook, as the menu does."""
+        kernels = f"{self.address}/api/kernels"
+        with urllib.request.urlopen(kernels) as reply:
+            (kernel,) = json.load(reply)
+        cookie = self.page.context.cookies()
+        token = next((c["value"] for c in cookie if c["name"] == "_xsrf"), "")
+        reply = self.page.request.post(
+            f"{kernels}/{kernel['id']}/restart", headers={"X-XSRFToken": token}
+        )
+        assert reply.ok, reply.text()
+
     def trace(self, key: str, run: int = 0) -> dict:
         """A curve as the page holds it: its x, y, text and whether it is shown."""
         return self.page.evaluate(

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -44,14 +45,14 @@ class FakeRun:
     def __init__(self, recipe, name="fake", seconds=0.02, fail_at=None, started=True):
         self.name, self.recipe = name, recipe
         self.status, self.error, self.calls = "starting", None, []
-        self.doing = ""
+        self.doing, self.read_only, self.tags = "", False, ()
         self.rollout_steps, self.checkpoint_steps, self.listeners = [], [], []
         self.held_out_steps = []
         self._rows, self._events, self._pending = [], [], {}
         self._seconds, self._fail_at = seconds, fail_at
         self._go, self._stop, self._one = threading.Event(), threading.Event(), threading.Event()
         self._go.set()
-        self.path = f"runs/{name}"
+        self.path = Path("runs") / name
         if started:
             threading.Thread(target=self._work, daemon=True).start()
 
@@ -68,12 +69,16 @@ class FakeRun:
     def probe_columns(self):
         return {"step": []}
 
+    def successes(self, of="groups"):
+        return pd.DataFrame()
+
     @property
     def progress(self):
         step = self._rows[-1]["step"] if self._rows else 0
         return {
             "step": step, "steps": self.recipe.steps, "seconds_per_step": self._seconds,
             "seconds_left": self._seconds * (self.recipe.steps - step), "tokens_per_second": 1234.0,
+            "memory": 612.0,
         }  # fmt: skip
 
     def rollouts(self, step=None, *, held_out=False, columns=None):
@@ -96,6 +101,15 @@ class FakeRun:
     def stop(self):
         self.calls.append("stop")
         self._stop.set()
+
+    def rewind(self, step):
+        self.calls.append(("rewind", step))
+
+    def report(self, path):
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"<p>report of {self.name}</p>")
+        return path
 
     def update(self, **fields):
         for field in fields:

@@ -145,26 +145,6 @@ def test_a_long_run_is_thinned():
     assert 1_000 < len(trace(live, "entropy").x) <= following.MAX_POINTS
 
 
-def test_the_fallback_updates_in_place_and_escapes(hostile):
-    table = curves.TableCurves("Install <anywidget>.")
-    assert "&lt;anywidget&gt;" in table.root.value and "<table" not in table.root.value
-    root = table.root
-    table.draw([(hostile, make_metrics(5), EVENTS)])
-    assert table.root is root and "4.000" in root.value and "<script" not in root.value
-    assert root.value.count("<svg") == 1  # entropy is the one line measured
-
-
-def test_sparkline_spans_its_box():
-    assert 'points="1.0,19.0 119.0,1.0"' in curves.sparkline(np.array([2.0, 4.0]))
-    assert "nan" not in curves.sparkline(np.array([3.0]))
-
-
-def test_without_anywidget_a_sentence_says_what_to_install(monkeypatch):
-    assert curves.missing() is None
-    monkeypatch.setattr(curves.importlib.util, "find_spec", lambda name: None)
-    assert "pip install anywidget" in curves.missing()
-
-
 class Busy:
     """A `draw` that can be told how long to compute and when to end."""
 

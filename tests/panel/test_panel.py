@@ -8,6 +8,7 @@ import pytest
 
 from workbench import plots
 from workbench.panel import bench, panel
+from workbench.panel.takeaway import lean
 from workbench.recipe import Recipe
 from workbench.variants import WorkbenchError
 
@@ -253,10 +254,6 @@ def test_something_else_than_a_recipe_or_run_is_refused():
         panel("runs/x")
 
 
-def test_clock():
-    assert [bench.clock(s) for s in (4.6, 200, 7500)] == ["5 s", "3 min 20 s", "2 h 05 min"]
-
-
 def test_the_strip_shows_the_selected_run_and_the_state_line_its_post_pre(ui, wait, fake_run):
     first = fake_run(Recipe(steps=5), "first", seconds=0)
     second = fake_run(Recipe(steps=30, separation="thinking_only"), "second", started=False)
@@ -275,3 +272,38 @@ def test_the_strip_shows_the_selected_run_and_the_state_line_its_post_pre(ui, wa
     ui.draw()
     assert "Trained: steps 1 to 5 thinking and answer." in strip.value
     assert "T_post+A_pre 0.500 → <b>0.550</b>" in ui.state.value
+
+
+def test_a_single_step_opens_its_inside(ui, wait):
+    ui.buttons["start"].click()
+    wait(lambda: ui.run.progress["step"] >= 2)
+    ui.buttons["pause"].click()
+    wait(lambda: not ui.buttons["step"].disabled)
+    assert bench.TABS[ui.tabs.selected_index or 0] == "Curves"
+    ui.buttons["step"].click()
+    wait(lambda: bench.TABS[ui.tabs.selected_index] == "Inside")
+    assert "Step" in ui.inside.numbers.value or "press Step" in ui.inside.batch.value
+
+
+def test_rewind_goes_to_the_chosen_checkpoint(ui, wait):
+    ui.buttons["start"].click()
+    ui.run.checkpoint_steps = [2, 4]
+    wait(lambda: not ui.buttons["rewind"].disabled)
+    ui.bar.back_to.value = 2
+    ui.buttons["rewind"].click()
+    assert ("rewind", 2) in ui.run.calls and "rewound" in ui.message.value
+
+
+def test_another_process_s_run_is_shown_and_not_steered(fake_run):
+    run = fake_run(Recipe(), started=False)
+    run.status, run.read_only = "running", True
+    made = panel(run)
+    assert enabled(made) == {"start"} and "read-only" in made.state.value
+    beta = made.controls.by_field["beta"].widget
+    assert beta.disabled and "Another process holds this run" in beta.tooltip
+
+
+def test_a_link_opens_as_a_panel_of_its_recipe():
+    link = Recipe(objective="maxrl", beta=0.25).to_link()
+    made = panel(link)
+    assert lean(made.controls.recipe()) == Recipe(objective="maxrl", beta=0.25)

@@ -12,6 +12,7 @@ from typing import Any
 
 from workbench.panel.bench import Panel
 from workbench.recipe import Recipe
+from workbench.sharing import LINK
 from workbench.variants import WorkbenchError
 
 __all__ = ["Panel", "panel"]
@@ -21,12 +22,14 @@ def panel(recipe_or_run: Any = None, *more_runs: Any) -> Panel:
     """A panel for a new run of a recipe (default: the default recipe), or around runs.
 
     Args:
-        recipe_or_run: a Recipe, or a Run: one that is going, or a finished, stopped or killed one
-            from ``wb.attach(folder)``.
+        recipe_or_run: a Recipe, or the link of one ("workbench:…"), or a Run: one that is going, or a
+            finished, stopped or killed one from ``wb.attach(folder)``.
         more_runs: further runs for the same curves, four in all; buttons and controls act on the last.
     """
     if recipe_or_run is None:
         return Panel(Recipe())
+    if isinstance(recipe_or_run, str) and recipe_or_run.strip().startswith(LINK):
+        recipe_or_run = Recipe.from_link(recipe_or_run)
     if isinstance(recipe_or_run, Recipe) and not more_runs:
         return Panel(recipe_or_run)
     runs = (recipe_or_run, *more_runs)

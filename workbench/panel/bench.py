@@ -8,7 +8,6 @@ is shown in the message line, since no cell would show it. What follows from the
 from __future__ import annotations
 
 import functools
-import html
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,37 +15,22 @@ from typing import Any
 
 import ipywidgets as widgets
 
+from workbench.panel.bar import ALIVE, BUTTONS, RunBar, described, place
+from workbench.panel.compare import CompareView
 from workbench.panel.controls import Controls
 from workbench.panel.cross import CrossView
-from workbench.panel.curves import MAX_RUNS, Drawer, LiveCurves, TableCurves, missing
-from workbench.panel.geometry import GeometryView, notice
+from workbench.panel.curves import MAX_RUNS, Drawer, LiveCurves
+from workbench.panel.fallback import TableCurves, missing
+from workbench.panel.geometry import GeometryView
+from workbench.panel.groups import GroupsView
+from workbench.panel.inside import InsideView
 from workbench.panel.rollouts import RolloutView
 from workbench.panel.style import CSS
+from workbench.panel.takeaway import Takeaway
 from workbench.recipe import LIVE, Recipe
 from workbench.variants import WorkbenchError
 
-ALIVE = ("starting", "running", "paused")
-TABS = ("Curves", "Rollouts", "Geometry", "Cross")
-# Which buttons make sense in which state; "" is before the first run.
-BUTTONS_IN = {
-    "": ("start",),
-    "starting": ("stop",),
-    "running": ("pause", "stop", "fork"),
-    "paused": ("resume", "step", "stop", "fork"),
-    "finished": ("start", "resume", "fork"),
-    "stopped": ("start", "resume", "fork"),
-    "failed": ("start", "resume"),
-    "interrupted": ("start", "resume", "fork"),
-}
-BUTTONS = {
-    "start": ("Start", "play", "Start a new run with these controls"),
-    "pause": ("Pause", "pause", "Pause before the next step"),
-    "resume": ("Resume", "forward", "Go on where the run was paused or stopped"),
-    "step": ("Step", "step-forward", "Do one step, then pause again"),
-    "stop": ("Stop", "stop", "Stop after this step; the run is kept and can be resumed"),
-    "fork": ("Fork", "code-fork", "Pause this run and go on in a copy with its weights"),
-}
-NO_RUN = "No run yet. Choose, then press Start."
+TABS = ("Curves", "Rollouts", "Inside", "Groups", "Geometry", "Cross", "Compare")
 ENDED_WORDS = {
     "paused": "Paused. Step does one step, Resume goes on.",
     "finished": "Finished. To go on, raise steps (under Optimiser) and press Resume or Fork.",
@@ -62,28 +46,6 @@ def launch(recipe: Recipe) -> Any:
     return train(recipe)
 
 
-def clock(seconds: float) -> str:
-    """Seconds as 12 s, 3 min 20 s or 2 h 05 min."""
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60:02d} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
-
-
-def described(changes: dict[str, Any]) -> str:
-    """Changed fields as text; a function goes by its name."""
-    parts = []
-    for field, value in changes.items():
-        if isinstance(value, dict):
-            items = (f"{getattr(k, '__name__', k)} {v}" for k, v in value.items())
-            value = ", ".join(items)
-        if value != "":
-            parts.append(f"{field.replace('_', ' ')}: {getattr(value, '__name__', value)}")
-    return "; ".join(parts)
-
-
 class Panel:
     """The workbench in a notebook; show it as the last expression of a cell.
 
@@ -95,18 +57,21 @@ class Panel:
     def __init__(self, recipe: Recipe, *runs: Any) -> None:
         self.run: Any = None
         self.runs: list[Any] = []
-        self._state_drawn = "?"
+        self._state_drawn = ("?", True)
         self._choosing = False
+        self._looking = False  # Step was pressed: show its step from inside
         self._lock = threading.RLock()  # one drawing at a time
         self.controls = Controls(recipe, self._changed)
         reason = missing()
         self.curves = LiveCurves() if reason is None else TableCurves(reason)
-        self.rollouts = RolloutView(self._guard)
-        self.cross = CrossView(self._guard)
+        self.rollouts, self.inside = RolloutView(self._guard), InsideView(self._guard)
+        self.groups, self.cross = GroupsView(self._guard), CrossView(self._guard)
+        self.compare = CompareView(self._guard, self._add)
         self.drawer = Drawer(self.draw, self._failed)
         sections = self.controls.sections
-        place = next(title for title, names in sections.items() if "probe_every" in names)
-        self.geometry = GeometryView(self._guard, self.fork, self.drawer.wake, place)
+        probing = next(title for title, names in sections.items() if "probe_every" in names)
+        self.geometry = GeometryView(self._guard, self.fork, self.drawer.wake, probing)
+        self.takeaway = Takeaway(self._guard, self.controls.recipe, self._write_report, self.say)
         self._build()
         for run in runs:
             self._adopt(run)
@@ -117,7 +82,8 @@ class Panel:
     def start(self) -> None:
         """Start a new run with the controls' recipe; refused while one of the panel's runs is going."""
         with self._lock:  # some kernels run callbacks in several threads
-            busy = next((run for run in self.runs if run.status in ALIVE), None)
+            going = (run for run in self.runs if run.status in ALIVE and not run.read_only)
+            busy = next(going, None)
             if busy is not None:
                 raise WorkbenchError(
                     f"{busy.name} is {busy.status}: press Stop before starting another run, "
@@ -129,7 +95,7 @@ class Panel:
             )
             run = launch(recipe)
             # Said before the first drawing, which may already have more to say.
-            self.say(f"Started; kept in {self._place(run)}.")
+            self.say(f"Started; kept in {place(run)}.")
             self._adopt(run)
 
     def pause(self) -> None:
@@ -151,7 +117,22 @@ class Panel:
     def step(self) -> None:
         """Do one step of a paused run."""
         self._current().step()
-        self.say("Doing one step.")
+        self._looking = True
+        self.say("Doing one step; the tab Inside then shows it.")
+        self.drawer.wake()
+
+    def rewind(self) -> None:
+        """Go back to the checkpoint chosen beside the button."""
+        run, step = self._current(), self.bar.back_to.value
+        if step is None:
+            raise WorkbenchError(f"{run.name} has no checkpoint yet; pause it, which writes one.")
+        run.rewind(step)
+        self.controls.show(run.recipe)
+        self._state_drawn = ("?", True)
+        self.say(
+            f"Going back to step {step}. What came after is kept in {place(run)}/rewound; "
+            "Resume goes on from there."
+        )
         self.drawer.wake()
 
     def stop(self) -> None:
@@ -193,12 +174,6 @@ class Panel:
         wanted, recipe = self.controls.recipe(), self.run.recipe
         return {name: getattr(wanted, name) for name in recipe.diff(wanted)}
 
-    @staticmethod
-    def _place(run: Any) -> str:
-        path = Path(getattr(run, "path", run.name))
-        here = Path.cwd()
-        return str(path.relative_to(here) if path.is_relative_to(here) else path)
-
     def _adopt(self, run: Any) -> None:
         """Make `run` the one that buttons and controls act on, and put it on the curves."""
         with self._lock:
@@ -211,10 +186,20 @@ class Panel:
             self.choice.value = run
             self._choosing = False
             self.choice.layout.display = "" if len(self.runs) > 1 else "none"
-            self.rollouts.show(run)
+            for view in (self.rollouts, self.inside, self.groups, self.cross):
+                view.show(run)
             self.geometry.adopt(run, self.runs)
-            self.cross.show(run)
+            self.compare.show(self.runs)
         self.drawer.wake()
+
+    def _add(self, *runs: Any) -> None:
+        """Put further runs on the curves; buttons and controls then act on the last of them."""
+        for run in runs:
+            self._adopt(run)
+
+    def _write_report(self) -> Path:
+        run = self._current()
+        return run.report(run.path / "report.html")
 
     def _changed(self, **changes: Any) -> None:
         self._guard(functools.partial(self._apply, changes))()
@@ -226,6 +211,7 @@ class Panel:
         else:
             self.controls.recipe()  # says at once what Start would refuse
             self.say("")
+        self.takeaway.refresh(self.run is not None)
 
     def _chosen(self) -> None:
         if not self._choosing and self.choice.value is not self.run:
@@ -235,11 +221,7 @@ class Panel:
 
     def say(self, text: str, error: bool = False) -> None:
         """Put a sentence in the message line; errors in red."""
-        kind = "wb-error" if error else "wb-note"
-        role = "alert" if error else "status"
-        shown = f'<span class="{kind}" role="{role}">{html.escape(text)}</span>' if text else ""
-        if self.message.value != shown:
-            self.message.value = shown
+        self.bar.say(text, error)
 
     def draw(self) -> bool:
         """Bring curves, progress and buttons up to date; False when nothing goes on any more."""
@@ -248,61 +230,41 @@ class Panel:
             self.curves.draw([(run.name, run.metrics, run.events) for run in self.runs])
             self.controls.timeline.follow(self.run)
             self._draw_state()
-            shown = TABS[self.tabs.selected_index or 0]
-            if shown == "Rollouts":
-                self.rollouts.refresh()
-            elif shown == "Geometry":
-                self.geometry.refresh(self.runs, self.run)
+            self._look()
+            self._draw_tab(TABS[self.tabs.selected_index or 0])
             return alive
 
-    def _draw_state(self) -> None:
-        status = self.run.status if self.run is not None else ""
-        progress = self.run.progress if self.run is not None else {"step": 0, "steps": 1}
-        self.progress.max, self.progress.value = progress["steps"], progress["step"]
-        self.state.value = self._state_html(status, progress)
-        if status == self._state_drawn:
+    def _draw_tab(self, shown: str) -> None:
+        """Bring the tab that is shown up to date; the others are when they are opened."""
+        if shown == "Geometry":
+            self.geometry.refresh(self.runs, self.run)
             return
-        self._state_drawn = status
-        for name, button in self.buttons.items():
-            button.disabled = name not in BUTTONS_IN.get(status, ())
-        self.controls.lock(status in ALIVE)
-        self.progress.bar_style = {"failed": "danger", "finished": "success"}.get(status, "")
+        views = {"Rollouts": self.rollouts, "Inside": self.inside, "Groups": self.groups}
+        view = (views | {"Compare": self.compare}).get(shown)
+        if view is not None:
+            view.refresh()
+
+    def _look(self) -> None:
+        """Open the step from inside once the single step that was asked for is done."""
+        if self._looking and self.run is not None and self.run.status == "paused":
+            self._looking = False
+            self.inside.follow.value = True
+            self.tabs.selected_index = TABS.index("Inside")
+
+    def _draw_state(self) -> None:
+        run = self.run
+        status = run.status if run is not None else ""
+        mine = run is None or not run.read_only
+        self.bar.show(run, status, mine)
+        if (status, mine) == self._state_drawn:
+            return
+        self._state_drawn = (status, mine)
+        self.controls.lock(status in ALIVE, read_only=not mine)
+        self.takeaway.refresh(run is not None)
         if status == "failed":
-            self.say(
-                f"{self.run.error} The traceback is in {self._place(self.run)}/error.txt.",
-                error=True,
-            )
-        elif status in ENDED_WORDS:
-            self.say(f"{ENDED_WORDS[status]} The run is kept in {self._place(self.run)}.")
-
-    def _state_html(self, status: str, progress: dict[str, float]) -> str:
-        if not status:
-            return NO_RUN
-        parts = [f"<b>{status}</b>", f"step {progress['step']:.0f} of {progress['steps']:.0f}"]
-        if self.run.doing:
-            parts.insert(1, html.escape(self.run.doing))
-        if progress["step"] and status in ALIVE:
-            parts += [
-                f"{progress['seconds_per_step']:.2f} s/step",
-                f"{clock(progress['seconds_left'])} left",
-                f"{progress['tokens_per_second']:,.0f} tokens/s",
-            ]
-        return " · ".join(parts + self._figures() + notice(self.run))
-
-    def _figures(self) -> list[str]:
-        """pass@1, the greatest pass@k and T_post + A_pre, from the base to now, as text beside the curves."""
-        from workbench.series import pass_ks
-
-        metrics = self.run.metrics
-        ks = pass_ks(metrics)
-        found = []
-        for k in dict.fromkeys((*ks[:1], *ks[-1:])):
-            known = metrics[f"eval/pass@{k}"].dropna()
-            if len(known):
-                found.append(f"pass@{k} {known.iloc[0]:.3f} → <b>{known.iloc[-1]:.3f}</b>")
-        if "eval/post_pre" in metrics and len(known := metrics["eval/post_pre"].dropna()):
-            found.append(f"T_post+A_pre {known.iloc[0]:.3f} → <b>{known.iloc[-1]:.3f}</b>")
-        return found
+            self.say(f"{run.error} The traceback is in {place(run)}/error.txt.", error=True)
+        elif status in ENDED_WORDS and mine:
+            self.say(f"{ENDED_WORDS[status]} The run is kept in {place(run)}.")
 
     # --- how it is built --------------------------------------------------------------------------
 
@@ -324,35 +286,22 @@ class Panel:
         self.say(f"The panel met {type(error).__name__}: {error}", error=True)
 
     def _build(self) -> None:
-        self.buttons = {
-            name: widgets.Button(description=text, icon=icon, tooltip=tooltip)
-            for name, (text, icon, tooltip) in BUTTONS.items()
-        }
-        for name, button in self.buttons.items():
-            button.on_click(self._guard(getattr(self, name)))
-        self.buttons["start"].button_style = "primary"
-        self.progress = widgets.IntProgress(
-            0, min=0, max=1, tooltip="Steps done", layout={"flex": "1 1 120px", "width": "auto"}
-        )
-        self.choice = widgets.Dropdown(
-            options=[], description="run", tooltip="The run that buttons and controls act on",
-            style={"description_width": "initial"}, layout={"display": "none", "width": "260px"},
+        actions = {name: self._guard(getattr(self, name)) for name in BUTTONS}
+        self.bar = RunBar(actions, self._guard(self._chosen), self.takeaway.buttons)
+        self.buttons, self.choice = self.bar.buttons, self.bar.choice
+        self.state, self.message = self.bar.state, self.bar.message
+        self.progress = self.bar.progress
+        views = (
+            self.curves, self.rollouts, self.inside, self.groups,
+            self.geometry, self.cross, self.compare,
         )  # fmt: skip
-        self.choice.observe(self._guard(self._chosen), "value")
-        self.state, self.message = widgets.HTML(NO_RUN), widgets.HTML()
-        self.state.add_class("wb-state")
-        self.message.add_class("wb-message")
-        line = widgets.HBox([*self.buttons.values(), self.progress, self.choice])
-        line.add_class("wb-buttons")
-        bar = widgets.VBox([line, self.state, self.message])
-        bar.add_class("wb-bar")
-        views = (self.curves, self.rollouts, self.geometry, self.cross)
         self.tabs = widgets.Tab([view.root for view in views], titles=TABS)
         self.tabs.add_class("wb-right-side")
         self.tabs.observe(lambda _: self.drawer.wake(), "selected_index")
         body = widgets.HBox([self.controls.root, self.tabs])
         body.add_class("wb-body2")
-        self.root = widgets.VBox([widgets.HTML(f"<style>{CSS}</style>"), bar, body])
+        style = widgets.HTML(f"<style>{CSS}</style>")
+        self.root = widgets.VBox([style, self.bar.root, self.takeaway.text, body])
         self.root.add_class("wb-panel")
 
     def _repr_mimebundle_(self, **options: Any) -> Any:

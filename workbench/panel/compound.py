@@ -15,7 +15,7 @@ from typing import Any
 import ipywidgets as widgets
 import traitlets
 
-from workbench.panel.curves import missing
+from workbench.panel.fallback import missing
 from workbench.variants import WorkbenchError
 
 EXAMPLE = "Give numbers separated by commas, such as 3, 1, 0.5."

@@ -57,6 +57,8 @@ PLANNED = {"steps", "separation", "answerer"}  # what the strip of the timeline 
 OPEN = ("Objective", "KL anchor", "Rewards")
 FIXED = "Fixed when the run started; press Stop, change it and press Start for a new run."
 
+FOREIGN = "Another process holds this run; change it from the notebook or command that started it."
+
 
 class VariantControl:
     """The choice of a variant, and below it what it is and its parameters."""
@@ -322,14 +324,14 @@ class Controls:
                 control.show(recipe)
         self._draw_timeline()
 
-    def lock(self, running: bool) -> None:
+    def lock(self, running: bool, read_only: bool = False) -> None:
         """While a run is going, disable what can't change in it and say why in the tooltip."""
         for name, control in self.by_field.items():
-            fixed = running and name not in LIVE
+            why = FOREIGN if read_only else FIXED if running and name not in LIVE else ""
             for widget in control.widgets():
-                plain = widget.tooltip.removesuffix(FIXED).rstrip()
-                widget.disabled = fixed
-                widget.tooltip = f"{plain} {FIXED}" if fixed else plain
+                plain = widget.tooltip.removesuffix(FIXED).removesuffix(FOREIGN).rstrip()
+                widget.disabled = bool(why)
+                widget.tooltip = f"{plain} {why}".rstrip()
 
     def _control(self, name: str) -> Control:
         if name == "rewards":

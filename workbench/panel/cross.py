@@ -15,7 +15,8 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from workbench.panel.curves import fitted, missing
+from workbench.panel.curves import fitted
+from workbench.panel.fallback import missing
 from workbench.panel.scene import KeptFigure
 from workbench.variants import WorkbenchError
 

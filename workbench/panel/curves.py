@@ -6,9 +6,6 @@ at most a small share of one core, however long the run gets, so that training d
 
 from __future__ import annotations
 
-import html
-import importlib.util
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,36 +13,18 @@ from typing import Any
 
 import ipywidgets as widgets
 import numpy as np
-import pandas as pd
 import plotly.graph_objects as go
 from plotly.basedatatypes import Undefined
 from traitlets import observe
 
 from workbench import plots, series
-from workbench.following import Followed, thin
+from workbench.following import Followed
 from workbench.series import RunCurves, TraceData
 
 MAX_RUNS = 4  # a live figure's traces are made up front; the oldest run makes room for a fifth
 PERIOD = 0.2  # seconds between two drawings, at least
 SHARE = 0.015  # of one core that drawing may use
 LONGEST = 2.0  # seconds between two drawings, at most; the first ones load libraries
-NO_ANYWIDGET = (
-    "Live curves need the package anywidget, which this kernel lacks: run 'pip install anywidget', "
-    "restart the Jupyter server and reload this page. Until then the figures are in this table."
-)
-OTHER_FRONTEND = (
-    "Live curves are tested in JupyterLab and Notebook 7 only; this looks like {name}, so the "
-    "figures are in this table. run.figure() draws the curves as a plain figure."
-)
-
-
-def missing() -> str | None:
-    """Why live curves can't be shown here, in one sentence; None where they can."""
-    if importlib.util.find_spec("anywidget") is None:
-        return NO_ANYWIDGET
-    if "google.colab" in sys.modules:
-        return OTHER_FRONTEND.format(name="Colab")
-    return None
 
 
 def same(one: TraceData | None, two: TraceData) -> bool:
@@ -178,48 +157,6 @@ class LiveCurves:
         changed = {key: value for key, value in data.items() if not same(drawn.get(key), value)}
         self._drawn[slot] = drawn | changed
         return changed
-
-
-class TableCurves:
-    """The fallback without plotly's widget: figures and sparklines in HTML, updated in place."""
-
-    def __init__(self, reason: str) -> None:
-        self._reason = f'<p class="wb-warn">{html.escape(reason)}</p>'
-        self.root = widgets.HTML(self._reason)
-        self.root.add_class("wb-curves")
-
-    def draw(self, runs: Sequence[RunCurves]) -> int:
-        """Show `runs` in this order; returns the number of lines."""
-        rows = [row for name, metrics, _ in runs for row in self._rows(name, metrics)]
-        head = "<tr><th>run</th><th>metric</th><th>first</th><th>now</th><th>course</th></tr>"
-        table = f'<table class="wb-table">{head}{"".join(rows)}</table>'
-        self.root.value = self._reason + (table if rows else "")
-        return len(rows)
-
-    def _rows(self, name: str, metrics: pd.DataFrame) -> list[str]:
-        columns = [f"eval/pass@{k}" for k in series.pass_ks(metrics)]
-        found = [(column, series.series(metrics, column)[1]) for column in columns]
-        single = [plot for plot in series.SUBPLOTS if plot.metric]
-        found += [(plot.metric, series.single(metrics, plot, "").y) for plot in single]
-        return [
-            f"<tr><td>{html.escape(name)}</td><td>{html.escape(column.split('/', 1)[1])}</td>"
-            f"<td>{y[0]:.3f}</td><td>{y[-1]:.3f}</td><td>{sparkline(y)}</td></tr>"
-            for column, y in found
-            if len(y)
-        ]
-
-
-def sparkline(y: np.ndarray) -> str:
-    """A curve as a small inline SVG."""
-    _, y = thin(np.arange(len(y)), y, limit=120)
-    span = float(np.ptp(y)) or 1.0
-    xs = np.linspace(1, 119, len(y))
-    ys = 19 - 18 * (y - y.min()) / span
-    points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(xs, ys, strict=True))
-    return (
-        f'<svg width="120" height="20" role="img" aria-label="from {y[0]:.3f} to {y[-1]:.3f}">'
-        f'<polyline points="{points}" fill="none" stroke="{plots.BLUE}" stroke-width="1.5"/></svg>'
-    )
 
 
 class Drawer:

@@ -19,7 +19,8 @@ from workbench import analysis
 from workbench import explain as numbers
 from workbench.objectives import OBJECTIVES
 from workbench.panel.compound import NumberList
-from workbench.panel.curves import QuietFigure, fitted, missing
+from workbench.panel.curves import QuietFigure, fitted
+from workbench.panel.fallback import missing
 from workbench.panel.inputs import STYLE, WIDE, parameter, read, read_live
 from workbench.panel.preview import Preview
 from workbench.panel.style import CSS

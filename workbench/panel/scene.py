@@ -11,7 +11,8 @@ import ipywidgets as widgets
 
 from workbench import scenes
 from workbench.geometry import Envelope
-from workbench.panel.curves import QuietFigure, fitted, missing
+from workbench.panel.curves import QuietFigure, fitted
+from workbench.panel.fallback import missing
 from workbench.phase import Path
 
 CONFIG = {"displayModeBar": False, "responsive": True}

@@ -14,6 +14,14 @@ CSS = """
 .wb-state b { font-weight: 600 }
 .wb-message .widget-html-content { min-height: 20px; color: var(--wb-soft) }
 .wb-message .wb-error { color: var(--jp-error-color1, #c62828); font-weight: 600 }
+.wb-takeaway { display: inline-flex; flex-flow: row wrap; gap: 4px }
+.wb-inside th[scope="row"] { border-bottom: none; white-space: nowrap }
+.wb-inside td { vertical-align: middle }
+.wb-halves { display: flex; flex-flow: row wrap; gap: 0 28px; align-items: flex-start; margin-bottom: 8px }
+.wb-halves table { flex: 1 1 330px }
+.wb-inside svg { display: block; overflow: visible }
+.wb-i-up { fill: #0072B2 } .wb-i-down { fill: #E69F00 }
+[data-jp-theme-light="false"] .wb-i-up { fill: #56B4E9 }
 .wb-body2 { flex-flow: row wrap !important; align-items: flex-start; gap: 16px }
 .wb-controls { flex: 0 0 320px; min-width: 0 }
 .wb-right-side { flex: 1 1 480px; min-width: 0 }
@@ -62,7 +70,7 @@ CSS = """
 .wb-side { min-width: 0 }
 .wb-side .wb-table { width: 100% }
 .wb-side .wb-table td.wb-long { min-width: 120px }
-.wb-side .wb-table td.wb-answer { min-width: 84px }
+.wb-side .wb-table td.wb-answer { min-width: 100px }
 .wb-row1 td { background: color-mix(in srgb, var(--wb-back) 55%, transparent) }
 .wb-text { font-family: var(--jp-code-font-family, monospace); font-size: 12px;
   white-space: pre-wrap; unicode-bidi: isolate; overflow-wrap: anywhere }
@@ -135,6 +143,23 @@ CSS = """
   background: var(--jp-layout-color2, #f3f3f3); color: var(--jp-ui-font-color1, #222) }
 .wb-h-bar button:disabled { opacity: 0.4; cursor: default }
 .wb-h-off { opacity: 0.5 } .wb-h-off .wb-h-dot { cursor: not-allowed }
+.wb-g-map { display: block; width: 100%; min-width: 640px; max-width: 980px }
+.wb-g-map path, .wb-g-map rect { shape-rendering: crispEdges }
+.wb-g-mixed { fill: #0072B2 } .wb-g-dead { fill: var(--wb-soft) }
+[data-jp-theme-light="false"] .wb-g-mixed { fill: #56B4E9 }
+.wb-g-frame { fill: none; stroke: var(--wb-line); stroke-width: 1 }
+.wb-g-over { fill: transparent } .wb-g-over:hover { fill: color-mix(in srgb, var(--wb-ink) 14%, transparent) }
+.wb-g-change { stroke: var(--wb-ink); stroke-width: 1; stroke-dasharray: 2 3 }
+.wb-g-side { display: flex; flex-flow: row wrap; gap: 4px 24px; align-items: flex-start }
+.wb-g-side > div { flex: 1 1 260px } .wb-g-side > .wb-g-ratios { flex: 1 1 340px }
+.wb-panel .wb-g-square td, .wb-panel .wb-g-square th { padding: 4px 16px 4px 0;
+  vertical-align: baseline }
+.wb-g-movers > table { flex: 1 1 340px }
+.wb-g-square b { font-size: 14px }
+.wb-panel .wb-g-side th[scope="row"] { border-bottom: none }
+.wb-table td.wb-c-name { white-space: normal; overflow-wrap: anywhere; min-width: 130px }
+.wb-table td.wb-c-field { white-space: normal; overflow-wrap: anywhere; min-width: 56px; max-width: 160px }
+.wb-c-runs th { vertical-align: bottom; white-space: normal }
 .wb-panel button:focus-visible, .wb-panel input:focus-visible, .wb-panel select:focus-visible,
 .wb-panel summary:focus-visible { outline: 2px solid var(--jp-brand-color1, #0072B2);
   outline-offset: 1px }

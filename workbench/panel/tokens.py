@@ -48,7 +48,8 @@ SCALES = {
     ),
     "guide": Scale(
         "guides", "guide q of each token", "reference lowered", "reference raised",
-        "only an anchor with a guide, such as sage, has a q for each token", middle=1.0,
+        "only an anchor with a guide, such as sage, has a q for each token, in training batches of newer "
+        "runs", middle=1.0,
     ),
     "log-prob": Scale(
         "logprobs", "log-prob of each token, nats", "unlikely", "certain", OLD, dark="low"
