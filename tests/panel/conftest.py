@@ -48,6 +48,7 @@ class FakeRun:
         self.doing, self.read_only, self.tags = "", False, ()
         self.rollout_steps, self.checkpoint_steps, self.listeners = [], [], []
         self.held_out_steps = []
+        self.counts = {"groups": {}, "eval": {}}  # step -> right completions of each prompt
         self._rows, self._events, self._pending = [], [], {}
         self._seconds, self._fail_at = seconds, fail_at
         self._go, self._stop, self._one = threading.Event(), threading.Event(), threading.Event()
@@ -70,7 +71,8 @@ class FakeRun:
         return {"step": []}
 
     def successes(self, of="groups"):
-        return pd.DataFrame()
+        found = self.counts[of]
+        return pd.DataFrame(list(found.values()), index=pd.Index(list(found), name="step"))
 
     @property
     def progress(self):
@@ -110,6 +112,25 @@ class FakeRun:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"<p>report of {self.name}</p>")
         return path
+
+    @property
+    def live(self):
+        return self.status in ("starting", "running", "paused")
+
+    def tag(self, *tags):
+        self.tags = (*self.tags, *tags)
+
+    def untag(self, *tags):
+        self.tags = tuple(tag for tag in self.tags if tag not in tags)
+
+    def rename(self, name):
+        self.name, self.path = name, self.path.with_name(name)
+
+    def delete(self):
+        if self.live:
+            raise WorkbenchError(f"{self.name} is going; it can be deleted once it is stopped.")
+        self.calls.append("delete")
+        self.path = None
 
     def update(self, **fields):
         for field in fields:
