@@ -307,16 +307,16 @@ def fill(figure: go.Figure, slot: int, data: Mapping[str, TraceData]) -> None:
     index = trace_index(slot)
     for key, values in data.items():
         trace = figure.data[index[key]]
-        for name, value in news(trace, values).items():
+        for name, value in news(trace.visible, trace.name, values).items():
             trace[name] = value
 
 
-def news(trace: go.Scatter, values: TraceData) -> dict[str, Any]:
-    """The properties of `trace` to set so that it shows `values`."""
+def news(visible: bool, name: str | None, values: TraceData) -> dict[str, Any]:
+    """The properties to set of a trace of that visibility and name so that it shows `values`."""
     found: dict[str, Any] = {"x": values.x, "y": values.y}
-    if trace.visible != values.visible:
+    if visible != values.visible:
         found["visible"] = values.visible
-    if values.name not in (None, trace.name):
+    if values.name not in (None, name):
         found["name"] = values.name
     if values.text:
         found["text"] = values.text

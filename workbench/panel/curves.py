@@ -64,6 +64,9 @@ class QuietFigure(go.FigureWidget):
         if self._built:
             super().open()
 
+    def _dispatch_trace_change_callbacks(self, *_: Any) -> None:
+        """Nothing here listens to what it sets itself."""
+
     def get_state(self, key: Any = None, drop_defaults: bool = False) -> dict[str, Any]:
         """The state as ipywidgets sends it, with the present traces when all of it is asked for."""
         state = super().get_state(key, drop_defaults)
@@ -140,7 +143,8 @@ class LiveCurves:
         for slot, data in enumerate(changes):
             for key, values in data.items():
                 at = self._index[slot][key]
-                found[at] = plots.news(self.figure.data[at], values)
+                known = self.figure._data[at]
+                found[at] = plots.news(known["visible"], known.get("name"), values)
         names = {name for news in found.values() for name in news}
         styles = {name: [news.get(name, Undefined) for news in found.values()] for name in names}
         self.figure.plotly_update(restyle_data=styles, trace_indexes=list(found))
