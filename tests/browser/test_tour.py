@@ -151,10 +151,11 @@ def take_away(notebook):
 
 def fork_and_compare(notebook):
     """A fork goes on beside its parent; Compare names what differs, and nothing else."""
-    notebook.change("Objective", "objective", "maxrl")
     notebook.button("Fork").click()
     wait_until(lambda: "Forked from" in notebook.message(), 60, "the fork")
-    wait_until(lambda: notebook.steps(run=1) > notebook.steps(run=0), 180, "the fork to go on")
+    notebook.change("Objective", "objective", "maxrl")
+    wait_until(lambda: "maxrl" in str(notebook.trace("mark/pass", run=1)["text"]), 180, "its mark")
+    assert notebook.steps(run=1) > notebook.steps(run=0) and "maxrl" not in notebook.marks()
     notebook.button("Pause").click()
     wait_until(lambda: not notebook.button("Step").is_disabled(), 60, "the pause of the fork")
     notebook.tab("Compare", picture="compare")
@@ -176,7 +177,7 @@ def rewind(notebook):
     )
     notebook.button("Stop").click()
     wait_until(lambda: not notebook.button("Start").is_disabled(), 120, "the stopped fork")
-    assert "Stopped" in notebook.message()
+    wait_until(lambda: "Stopped" in notebook.message(), 30, "the message")
 
 
 def visit_the_other_tabs(notebook):

@@ -47,9 +47,9 @@ def test_bars_are_to_scale_up_for_positive_and_down_for_negative():
         r'class="(wb-i-\w+)" x="\d+" y="([\d.]+)" width="\d+" height="([\d.]+)"', text
     )
     assert bars == [
-        ("wb-i-up", "0.0", "30.0"),
-        ("wb-i-down", "30.0", "15.0"),
-        ("wb-i-down", "30.0", "1.0"),
+        ("wb-i-up", "0.0", "26.0"),
+        ("wb-i-down", "26.0", "13.0"),
+        ("wb-i-down", "26.0", "1.0"),
     ]
     assert "completion 1: reward 1, right, advantage +1.000" in text
 

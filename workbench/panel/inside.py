@@ -21,7 +21,7 @@ EMPTY = (
     '<div class="wb-doc">No batch is saved yet. Pause a run and press Step: one step is done, and shown '
     "here from inside.</div>"
 )
-BAR, GAP, HIGH = 9, 2, 30  # pixels of an advantage's bar: width, gap, height of its half
+BAR, GAP, HIGH = 6, 1, 26  # pixels of an advantage's bar: width, gap, height of its half
 MOST_BARS = 64  # of one prompt
 TRAINED = 5  # of `numbers`, what is trained on: the loss, its gradient, the step size
 

@@ -27,6 +27,7 @@ CSS = """
 .wb-right-side { flex: 1 1 480px; min-width: 0 }
 .wb-panel .wb-right-side > .widget-tab-contents { padding: 8px 0 0 0;
   border: none }
+.wb-panel .wb-right-side > .lm-TabBar .lm-TabBar-tab { flex: 0 0 auto; min-width: 0; padding: 0 11px }
 .wb-off { opacity: 0.45 }
 .wb-scroll { overflow-x: auto }
 .wb-rollouts { padding: 0 6px }
