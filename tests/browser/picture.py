@@ -39,7 +39,7 @@ def main() -> None:
         page.wait_for_timeout(1_500)
         box = panel.bounding_box()
         clip = {"x": box["x"] - 8, "y": box["y"], "width": box["width"] + 16}
-        page.screenshot(path=out, clip=clip | {"height": min(box["height"], 1_100 - box["y"])})
+        page.screenshot(path=out, clip=clip | {"height": min(box["height"], 1_088 - box["y"])})
     print(f"{out}: {out.stat().st_size / 1024:.0f} KB")
 
 
