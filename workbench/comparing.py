@@ -6,6 +6,7 @@ They know nothing of other seeds.
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -110,7 +111,21 @@ def plain(value: Any) -> str:
     """A value of a recipe as text; a dash where the recipe has none."""
     if value is None or (isinstance(value, float) and np.isnan(value)):
         return "–"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def html_table(found: pd.DataFrame, wrapped: str = "") -> str:
+    """A table of texts as escaped HTML; the lines of one column may be wrapped."""
+    head = "".join(f'<th style="text-align: left">{html.escape(name)}</th>' for name in found)
+    rows = []
+    for line in found.to_dict("records"):
+        cells = []
+        for name, text in line.items():
+            space = "normal" if name == wrapped else "nowrap"
+            style = f"text-align: left; white-space: {space}"
+            cells.append(f'<td style="{style}"><bdi>{html.escape(text)}</bdi></td>')
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
 def aligned(found: pd.DataFrame) -> str:

@@ -174,7 +174,7 @@ class RunList(list):
     def _repr_html_(self) -> str:
         shown = listing(self.table)
         if len(shown):
-            return shown.to_html(index=False, border=0, justify="left")
+            return comparing.html_table(shown, wrapped="note")
         return f"<p>{html.escape(self._nothing())}</p>"
 
     def _nothing(self) -> str:

@@ -46,7 +46,7 @@ def test_the_newest_step_and_the_support_in_words(view, run):
     view.show(run)
     told = plain(view.groups.value)
     assert "Step 10 : 4 groups of 4 2 all right, 1 none right 1 mixed (25 %)" in told
-    assert "none right: no signal" in told and "Only these teach" in told
+    assert "all right no signal none right no signal" in told and "Only these teach" in told
     assert "<b>" not in told and "beta &lt;b&gt;" in told  # what changed, inert
     told = plain(view.support.value)
     assert "step 0 (base) against step 10" in told

@@ -48,11 +48,10 @@ def look() -> Shelf:
 
 def line(name: str, known: Mapping[str, Any]) -> str:
     """A run in one line."""
-    parts = [name, f"{known['status']}, step {known['step']} of {known['steps']}"]
-    parts.append(f"{known['task']}, {known['objective']}")
-    if known["pass@1 now"] is not None:
-        parts.append(f"pass@1 {known['pass@1 first']:.3f} → {known['pass@1 now']:.3f}")
-    return " · ".join([*parts, known["tags"]] if known["tags"] else parts)
+    first, now = known["pass@1 first"], known["pass@1 now"]
+    passes = "" if now is None else f"pass@1 {plain(first)} → {plain(now)}"
+    parts = (name, known["tags"], passes, known["status"], known["objective"], known["task"])
+    return " · ".join(part for part in parts if part)
 
 
 def place_of(run: Any) -> Path:
@@ -72,17 +71,17 @@ def there(run: Any) -> bool:
 
 
 def table_html(found: pd.DataFrame) -> str:
-    """The table of `comparing.table` for a narrow column: last and best pass@k share a cell."""
+    """The table of `comparing.table` for a narrow column: name and status share a cell, and last and best."""
     columns = list(found.columns)
-    fields = columns[1 : columns.index("status")]
+    # A recipe's name is in its folder's.
+    fields = [name for name in columns[1 : columns.index("status")] if name != "name"]
     passes = [c for c in columns if c.startswith("pass@") and "/" not in c]
-    heads = ["run", *(name.replace("_", " ") for name in fields), "status", *passes, *LAST_COLUMNS]
+    heads = ["run", *map(label, fields), *passes, *LAST_COLUMNS]
     head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in heads)
     rows = []
     for at, row in enumerate(found.to_dict("records")):
         cells = [f'<td class="wb-c-name">{name_html(row)}</td>']
         cells += [f'<td class="wb-c-field">{html.escape(plain(row[name]))}</td>' for name in fields]
-        cells.append(f"<td>{html.escape(row['status'])}<br>{row['step']} of {row['steps']}</td>")
         cells += [f"<td>{passes_html(row, name)}</td>" for name in passes]
         cells += [f"<td>{three(row[name])}</td>" for name in LAST_COLUMNS]
         rows.append(f'<tr class="wb-row{at % 2}">{"".join(cells)}</tr>')
@@ -92,10 +91,20 @@ def table_html(found: pd.DataFrame) -> str:
     )
 
 
+def label(field: str) -> str:
+    """A field of a recipe as words; a parameter goes by its own name."""
+    kind, _, rest = field.partition(".")
+    if kind == "rewards":
+        return f"reward {rest}".replace("_", " ")
+    return (rest or kind).replace(".", " ").replace("_", " ")
+
+
 def name_html(row: Mapping[str, Any]) -> str:
-    """The name of a run, and its tags below it."""
-    tags = f'<br><span class="wb-doc">{html.escape(row["tags"])}</span>' if row["tags"] else ""
-    return f"<bdi>{html.escape(row['run'])}</bdi>{tags}"
+    """The name of a run, and below it how far it is and its tags."""
+    name, status = html.escape(row["run"]), html.escape(row["status"])
+    tags = f"<br>{html.escape(row['tags'])}" if row["tags"] else ""
+    far = f"{status}, {row['step']} of {row['steps']}"
+    return f'<bdi>{name}</bdi><div class="wb-doc">{far}{tags}</div>'
 
 
 def passes_html(row: Mapping[str, Any], name: str) -> str:
@@ -103,10 +112,11 @@ def passes_html(row: Mapping[str, Any], name: str) -> str:
     if not np.isfinite(row[name]):
         return "–"
     best = f"best {name}"
-    return (
-        f"<b>{row[name]:.3f}</b> {interval(row, name)}<br><span class='wb-doc'>best {row[best]:.3f} "
-        f"{interval(row, best)} at {row[f'{best}/step']:.0f}</span>"
-    )
+    last = f"<b>{row[name]:.3f}</b> {interval(row, name)}"
+    if row[best] == row[name]:
+        return f'{last}<div class="wb-doc">the best of all</div>'
+    at = f"best {row[best]:.3f} at step {row[f'{best}/step']:.0f}"
+    return f'{last}<div class="wb-doc">{at}<br>{interval(row, best)}</div>'
 
 
 def interval(row: Mapping[str, Any], name: str) -> str:
@@ -170,8 +180,9 @@ class CompareView:
             return made
 
         self.choice = widgets.SelectMultiple(
-            rows=5, tooltip="Runs of the shelf, newest first", layout={"width": "100%"}
-        )
+            rows=5, description="shelf", tooltip="Runs of the shelf, newest first", style=STYLE,
+            layout={"width": "100%"},
+        )  # fmt: skip
         self.choice.observe(self._guard(self.refresh), "value")
         self.find = button("Refresh", "refresh", "Look for runs again", self.look)
         self.add = button(
@@ -185,8 +196,8 @@ class CompareView:
             layout={"flex": "1 1 240px", "width": "auto"},
         )  # fmt: skip
         self.word = widgets.Text(
-            placeholder="tag, or new name", tooltip="A tag to give or take, or the new name",
-            layout={"flex": "1 1 140px", "width": "auto"},
+            description="tag or name", tooltip="A tag to give or take, or the new name", style=STYLE,
+            layout={"flex": "1 1 200px", "width": "auto"},
         )  # fmt: skip
         self.buttons = {
             "tag": button("Tag", "tag", "Give the run this tag", self.tag),

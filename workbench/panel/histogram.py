@@ -16,8 +16,8 @@ import pandas as pd
 COLUMNS, ROWS = 120, 33  # of the map, at most
 SHADES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.6, 1.0)  # upper ends of the shares that have the same shade
 OPACITY = (0.14, 0.26, 0.4, 0.55, 0.7, 0.85, 1.0)
-WIDTH, HEIGHT = 800, 218  # of the map, with its axes
-LEFT, RIGHT, TOP, BOTTOM = 46, 112, 8, 32
+WIDTH, HEIGHT = 600, 218  # of the map, with its axes
+LEFT, RIGHT, TOP, BOTTOM = 48, 70, 8, 34
 WIDEST = 16.0  # a column of a run with few steps
 GAP = 4  # between the mixed groups and those that are all right or all wrong
 BARS_WIDTH, BARS_HEIGHT = 430, 132
@@ -173,7 +173,7 @@ def y_axis(found: Histogram, tops: Sequence[float], height: float) -> list[str]:
 def x_axis(found: Histogram, cell: float) -> list[str]:
     """Round steps below the columns that hold them."""
     (first, _), (_, last) = found.steps[0], found.steps[-1]
-    fit = max(1, int(cell * len(found.steps) // 70))
+    fit = max(1, int(cell * len(found.steps) // 56))
     every = rounded(-(-(last - first + 1) // fit))
     y = HEIGHT - BOTTOM + 13
     parts = [
@@ -189,12 +189,16 @@ def x_axis(found: Histogram, cell: float) -> list[str]:
 def end_labels(
     right: float, tops: Sequence[float], height: float, ends: tuple[str, str]
 ) -> list[str]:
-    """What is true of the lowest and of the highest row, beside them."""
-    places = ((tops[0], ends[0]), (tops[-1], ends[1]))
-    return [
-        f'<text class="wb-p-tick" x="{right + 6:.1f}" y="{top + height / 2 + 3:.1f}">{text}</text>'
-        for top, text in places
-    ]
+    """What is true of the lowest and of the highest row, beside them, a line for each part."""
+    parts = []
+    for at, text in zip((-1, 0), reversed(ends), strict=True):
+        lines = text.split(": ")
+        first = tops[at] + height / 2 + 4 - (12 * (len(lines) - 1) if at == 0 else 0)
+        parts += [
+            f'<text class="wb-p-tick" x="{right + 6:.1f}" y="{first + 12 * i:.1f}">{line}</text>'
+            for i, line in enumerate(lines)
+        ]
+    return parts
 
 
 def hover(found: Histogram, column: int, changed: str) -> str:

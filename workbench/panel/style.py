@@ -144,7 +144,8 @@ CSS = """
   background: var(--jp-layout-color2, #f3f3f3); color: var(--jp-ui-font-color1, #222) }
 .wb-h-bar button:disabled { opacity: 0.4; cursor: default }
 .wb-h-off { opacity: 0.5 } .wb-h-off .wb-h-dot { cursor: not-allowed }
-.wb-g-map { display: block; width: 100%; min-width: 640px; max-width: 980px }
+.wb-g-map { display: block; width: 100%; min-width: 460px; max-width: 800px }
+.wb-g-map text { font-size: 10.5px }
 .wb-g-map path, .wb-g-map rect { shape-rendering: crispEdges }
 .wb-g-mixed { fill: #0072B2 } .wb-g-dead { fill: var(--wb-soft) }
 [data-jp-theme-light="false"] .wb-g-mixed { fill: #56B4E9 }
@@ -158,8 +159,11 @@ CSS = """
 .wb-g-movers > table { flex: 1 1 340px }
 .wb-g-square b { font-size: 14px }
 .wb-panel .wb-g-side th[scope="row"] { border-bottom: none }
-.wb-table td.wb-c-name { white-space: normal; overflow-wrap: anywhere; min-width: 130px }
-.wb-table td.wb-c-field { white-space: normal; overflow-wrap: anywhere; min-width: 56px; max-width: 160px }
+.wb-table td.wb-c-name { white-space: normal; overflow-wrap: anywhere; min-width: 132px;
+  position: sticky; left: 0; background: var(--jp-layout-color0, #fff) }
+.wb-table .wb-row1 td.wb-c-name {
+  background: color-mix(in srgb, var(--wb-back) 55%, var(--jp-layout-color0, #fff)) }
+.wb-table td.wb-c-field { white-space: normal; overflow-wrap: anywhere; min-width: 44px; max-width: 160px }
 .wb-c-runs th { vertical-align: bottom; white-space: normal }
 .wb-panel button:focus-visible, .wb-panel input:focus-visible, .wb-panel select:focus-visible,
 .wb-panel summary:focus-visible { outline: 2px solid var(--jp-brand-color1, #0072B2);
