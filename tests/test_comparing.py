@@ -97,3 +97,10 @@ def test_values_as_text():
     ]
     found = pd.DataFrame({"name": ["a", "longer"], "x": ["1", ""]})
     assert comparing.aligned(found) == "name    x\na       1\nlonger"
+
+
+def test_a_table_of_texts_as_html_is_escaped_and_wraps_one_column():
+    found = pd.DataFrame({"name": ["<b>a</b>"], "note": ["long & <i>"]})
+    text = comparing.html_table(found, wrapped="note")
+    assert "<b>" not in text and "<i>" not in text and "&lt;b&gt;a" in text and "long &amp;" in text
+    assert text.count("nowrap") == 1 and text.count("white-space: normal") == 1

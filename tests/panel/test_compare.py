@@ -100,7 +100,7 @@ def test_a_run_in_one_line():
         "pass@1 first": 0.25, "pass@1 now": 0.5, "tags": "good, old",
     }  # fmt: skip
     said = line("a", known)
-    assert said == "a · good, old · pass@1 0.25 → 0.5 · stopped · rloo · countdown"
+    assert said == "a · good, old · pass@1 0.250 → 0.500 · stopped · rloo · countdown"
     without = line("a", known | {"pass@1 first": None, "pass@1 now": None, "tags": ""})
     assert without == "a · stopped · rloo · countdown"
 

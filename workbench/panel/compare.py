@@ -49,7 +49,7 @@ def look() -> Shelf:
 def line(name: str, known: Mapping[str, Any]) -> str:
     """A run in one line."""
     first, now = known["pass@1 first"], known["pass@1 now"]
-    passes = "" if now is None else f"pass@1 {plain(first)} → {plain(now)}"
+    passes = "" if now is None else f"pass@1 {first:.3f} → {now:.3f}"
     parts = (name, known["tags"], passes, known["status"], known["objective"], known["task"])
     return " · ".join(part for part in parts if part)
 

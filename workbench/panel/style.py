@@ -160,9 +160,9 @@ CSS = """
 .wb-g-square b { font-size: 14px }
 .wb-panel .wb-g-side th[scope="row"] { border-bottom: none }
 .wb-table td.wb-c-name { white-space: normal; overflow-wrap: anywhere; min-width: 132px;
-  position: sticky; left: 0; background: var(--jp-layout-color0, #fff) }
+  position: sticky; left: 0; background: var(--jp-layout-color1, #fff) }
 .wb-table .wb-row1 td.wb-c-name {
-  background: color-mix(in srgb, var(--wb-back) 55%, var(--jp-layout-color0, #fff)) }
+  background: color-mix(in srgb, var(--wb-back) 55%, var(--jp-layout-color1, #fff)) }
 .wb-table td.wb-c-field { white-space: normal; overflow-wrap: anywhere; min-width: 44px; max-width: 160px }
 .wb-c-runs th { vertical-align: bottom; white-space: normal }
 .wb-panel button:focus-visible, .wb-panel input:focus-visible, .wb-panel select:focus-visible,
