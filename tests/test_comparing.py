@@ -95,12 +95,21 @@ def test_values_as_text():
         "2",
         "rloo",
     ]
-    found = pd.DataFrame({"name": ["a", "longer"], "x": ["1", ""]})
-    assert comparing.aligned(found) == "name    x\na       1\nlonger"
 
 
-def test_a_table_of_texts_as_html_is_escaped_and_wraps_one_column():
-    found = pd.DataFrame({"name": ["<b>a</b>"], "note": ["long & <i>"]})
-    text = comparing.html_table(found, wrapped="note")
+def test_rows_of_texts_as_html_are_escaped_and_a_short_one_fills_its_row():
+    rows = [["<b>a</b>", "ok", "1"], ["b", "long & <i>"]]
+    text = comparing.html_table(["name", "is", "x"], rows)
     assert "<b>" not in text and "<i>" not in text and "&lt;b&gt;a" in text and "long &amp;" in text
-    assert text.count("nowrap") == 1 and text.count("white-space: normal") == 1
+    assert text.count("nowrap") == 4 and text.count('colspan="2"') == 1
+
+
+def test_rows_of_texts_as_lines():
+    rows = [["a", "1", "x"], ["longer", "a sentence that needs room"], ["b", "", "y"]]
+    assert comparing.aligned(["name", "n", "m"], rows).splitlines() == [
+        "name    n  m",
+        "a       1  x",
+        "longer  a sentence that needs room",
+        "b          y",
+    ]
+    assert comparing.aligned(["name"], []) == "name"

@@ -248,7 +248,7 @@ def test_the_runs_of_a_folder_newest_first(shelf, monkeypatch):
     assert table["pass@1 now"].tolist() == [run.metrics["eval/pass@1"][2] for run in found]
     assert table["pass@1 first"].tolist() == [run.metrics["eval/pass@1"][0] for run in found]
     lines = repr(found).splitlines()
-    assert lines[0].split()[:3] == ["name", "status", "task"] and "note" not in lines[0]
+    assert lines[0].split()[:3] == ["name", "status", "step"]
     assert "2 of 2" in lines[2] and "good, slow" in lines[2] and "2001-" in lines[2]
     monkeypatch.setenv("WORKBENCH_RUNS", str(shelf))
     assert [run.path for run in runs()] == [run.path for run in found]

@@ -114,25 +114,28 @@ def plain(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def html_table(found: pd.DataFrame, wrapped: str = "") -> str:
-    """A table of texts as escaped HTML; the lines of one column may be wrapped."""
-    head = "".join(f'<th style="text-align: left">{html.escape(name)}</th>' for name in found)
-    rows = []
-    for line in found.to_dict("records"):
-        cells = []
-        for name, text in line.items():
-            space = "normal" if name == wrapped else "nowrap"
-            style = f"text-align: left; white-space: {space}"
-            cells.append(f'<td style="{style}"><bdi>{html.escape(text)}</bdi></td>')
-        rows.append(f"<tr>{''.join(cells)}</tr>")
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+def html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Rows of texts as an escaped HTML table; the last cell of a row that is short takes the rest of it."""
+    style = "text-align: left; vertical-align: top; white-space:"
+    parts = []
+    for row in rows:
+        short = len(row) < len(head)
+        cells = [f'<td style="{style} nowrap"><bdi>{html.escape(text)}</bdi></td>' for text in row]
+        if short:
+            span = f'colspan="{len(head) - len(row) + 1}" style="{style} normal"'
+            cells[-1] = f"<td {span}><bdi>{html.escape(row[-1])}</bdi></td>"
+        parts.append(f"<tr>{''.join(cells)}</tr>")
+    top = "".join(f'<th style="text-align: left">{html.escape(name)}</th>' for name in head)
+    return f"<table><thead><tr>{top}</tr></thead><tbody>{''.join(parts)}</tbody></table>"
 
 
-def aligned(found: pd.DataFrame) -> str:
-    """A table of texts as lines, each column as wide as its longest text."""
-    lines = [list(found.columns), *found.to_numpy().tolist()]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(found.columns))]
+def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Rows of texts as lines, each column as wide as its longest text; as in `html_table`."""
+    lines = [head, *rows]
+    # The last cell of a short row stands in the way of nothing.
+    fixed = [line if len(line) == len(head) else line[:-1] for line in lines]
+    widths = [max(len(line[i]) for line in fixed if len(line) > i) for i in range(len(head))]
     return "\n".join(
-        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
+        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=False)).rstrip()
         for line in lines
     )

@@ -166,35 +166,37 @@ class RunList(list):
         return path.resolve().relative_to(root).as_posix() if inside else path.name
 
     def __repr__(self) -> str:
-        shown = listing(self.table)
-        return comparing.aligned(shown) if len(shown) else self._nothing()
+        table = self.table
+        return comparing.aligned(*listing(table)) if len(table) else self._nothing()
 
     __str__ = __repr__
 
     def _repr_html_(self) -> str:
-        shown = listing(self.table)
-        if len(shown):
-            return comparing.html_table(shown, wrapped="note")
+        table = self.table
+        if len(table):
+            return comparing.html_table(*listing(table))
         return f"<p>{html.escape(self._nothing())}</p>"
 
     def _nothing(self) -> str:
         return f"No runs below {self.root} yet; wb.train(wb.Recipe()) starts one."
 
 
-def listing(table: pd.DataFrame) -> pd.DataFrame:
-    """The table of `RunList` as texts to read; notes only where there are any."""
-    steps = zip(table["step"], table["steps"], strict=True)
-    shares = zip(table["pass@1 first"], table["pass@1 now"], strict=True)
-    shown = {
-        **{name: table[name] for name in ("name", "status", "task", "objective")},
-        "step": ["" if pd.isna(all_) else f"{done} of {all_}" for done, all_ in steps],
-        "pass@1": [f"{a:.3f} → {b:.3f}" if a == a else "" for a, b in shares],
-        "tags": table["tags"],
-        "started": table["started"].dt.strftime("%Y-%m-%d %H:%M"),
-        "note": table["note"],
-    }
-    found = pd.DataFrame(shown, dtype=object)
-    return found if any(found["note"]) else found.drop(columns="note")
+def listing(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """The table of `RunList` to read: a head and rows of texts, short where a run can't be read."""
+    head = ["name", "status", "step", "pass@1", "task", "objective", "tags", "started"]
+    rows = []
+    for row in table.to_dict("records"):
+        if row["note"]:
+            rows.append([row["name"], row["status"], row["note"]])
+            continue
+        first, now = row["pass@1 first"], row["pass@1 now"]
+        shown = row | {
+            "step": f"{row['step']} of {row['steps']}",
+            "pass@1": f"{first:.3f} → {now:.3f}" if now == now else "",  # NaN is no share
+            "started": f"{row['started']:%Y-%m-%d %H:%M}",
+        }
+        rows.append([shown[name] for name in head])
+    return head, rows
 
 
 class _Callable(ModuleType):

@@ -120,6 +120,11 @@ def test_the_panel_s_own_come_first_and_chosen_ones_join(tab, shelf, finished):
     tab.show([own, shelf.runs[0]])  # it is on the panel now, and so no longer to choose
     assert [run for _, run in tab.choice.options] == [shelf.runs[1]]
     assert tab.choice.value == (shelf.runs[1],)
+    tab.show([own, *shelf.runs])
+    assert "All runs that are kept in runs are this panel's already" in tab.found.value.replace(
+        "&#x27;", "'"
+    )
+    assert tab.choice.options == () and tab.choice.layout.display == "none"
 
 
 def test_it_looks_by_itself_once_and_again_when_asked(shelf, wait):

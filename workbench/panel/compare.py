@@ -23,6 +23,7 @@ from workbench.variants import WorkbenchError
 NO_RUN = "No run to compare yet: press Start, or choose runs above."
 LOOKING = "Looking for runs …"
 NOTHING = "No runs are kept in {root} yet."
+ALL_HERE = "All runs that are kept in {root} are this panel's already."
 CHOOSE = "Choose one run or several (with Ctrl or Shift) from {root}; they join the table below."
 LAST_COLUMNS = ("entropy", "length", "KL")
 STYLE = {"description_width": "initial"}
@@ -362,8 +363,9 @@ class CompareView:
         free = [(text, run) for text, run in self._shelf.runs if there(run)]
         free = [(text, run) for text, run in free if place_of(run) not in own]
         if not self._looking:
-            sentence = (CHOOSE if free else NOTHING).format(root=self._shelf.root or "runs")
-            self.found.value = doc(sentence) + unreadable_html(self._shelf.unreadable)
+            sentence = CHOOSE if free else ALL_HERE if self._shelf.runs else NOTHING
+            text = sentence.format(root=self._shelf.root or "runs")
+            self.found.value = doc(text) + unreadable_html(self._shelf.unreadable)
         self.choice.layout.display = "" if free else "none"
         self._fill(self.choice, free)
 
