@@ -70,6 +70,8 @@ class RunFolder:
 
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Write one step's line and flush it, before anybody sees its numbers."""
+        if record["step"] and not self.metrics_path.exists():
+            raise FileNotFoundError(f"{self.metrics_path} is no longer there")  # not begun anew
         _append(self.metrics_path, record)
 
     def append_event(self, step: int, kind: str, text: str, changes: dict[str, Any]) -> None:

@@ -48,8 +48,8 @@ class RunFailed(RuntimeError):
 class Worker:
     """Trains `recipe` in `folder` from its last checkpoint, or from the start, until told otherwise.
 
-    `inherit`, if given, is called first in the thread of a run without checkpoints: it fills the folder
-    with what a fork takes over. `changes` are live fields to set at the first step.
+    `inherit`, if given, is called first in the thread of a run without checkpoints: it fills the folder with
+    what a fork takes over. `changes` are live fields to set at the first step.
     """
 
     def __init__(
@@ -83,7 +83,10 @@ class Worker:
         self._back_to: int | None = None  # the step of the checkpoint to rewind to
         self._looking = False  # the step at hand was asked for alone, to be looked into
         self._replay: dict[int, dict[str, Any]] = {}  # changes of a killed run, by their step
-        folder.write_status("starting")
+        try:
+            folder.write_status("starting")
+        except OSError as error:
+            raise WorkbenchError(sentence(error, folder.path)) from error
         threading.Thread(target=self._work, name=f"run {folder.path.name}", daemon=True).start()
 
     # --- requests, from any thread ------------------------------------------------------------
@@ -151,8 +154,7 @@ class Worker:
             self._feed.close()
             del state
             gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            torch.cuda.empty_cache()  # nothing where CUDA was not used
             self.doing = ""
             self.status = ended  # only now: who sees the end may start the next thread at once
             self.done.set()
@@ -314,25 +316,24 @@ class Worker:
             self.status = status
 
     def _fail(self, error: BaseException, state: State | None) -> None:
-        """Keep the error as text, save the batch of a non-finite loss, let go of the frames' tensors."""
+        """Keep the error as text, save the batch of a non-finite loss, let go of what the error holds."""
         self.error = sentence(error, self.folder.path)
-        text = "".join(traceback.format_exception(error))
         step = state.step if state is not None else 0
         try:
             if isinstance(error, NonFiniteError) and state is not None:
                 self.folder.write_rollouts(error.report, state, name="non-finite-batch")
-            self.folder.write_error(text)
+            self.folder.write_error("".join(traceback.format_exception(error)))
             self.folder.append_event(step, "error", self.error, {})
             self.folder.write_status("failed", self.error)
         except OSError as disk_error:  # the disk itself may be what failed; memory still tells
             self.error += f" This could not be written to the run's folder: {disk_error}."
-        traceback.clear_frames(error.__traceback__)
-        self.exception = error if isinstance(error, WorkbenchError) else RunFailed(self.error)
+        # Made anew: the frames of the error and of what it came from hold on to the model.
+        kind = WorkbenchError if isinstance(error, WorkbenchError) else RunFailed
+        self.exception = kind(self.error)
 
 
 def memory_use() -> dict[str, float]:
-    """memory/process, and memory/gpu_peak where there is a GPU, in MiB: of this whole process, at this moment
-    and at its highest."""
+    """memory/process now, and memory/gpu_peak where there is a GPU, in MiB, of this whole process."""
     found = {"memory/process": psutil.Process().memory_info().rss / 2**20}
     if torch.cuda.is_available():
         found["memory/gpu_peak"] = torch.cuda.max_memory_allocated() / 2**20
@@ -368,20 +369,21 @@ def fitting_threads(state: State) -> int:
 
 def sentence(error: BaseException, path: Path) -> str:
     """What happened and what to do about it, for a person."""
-    again = f"wb.attach({str(path)!r}).resume()"
-    text = str(error)
+    again, text = f"wb.attach({str(path)!r}).resume()", str(error)
     if isinstance(error, WorkbenchError):
         return text
-    lowered = text.lower()
-    no_memory = "out of memory" in lowered or "can't allocate memory" in lowered
-    if no_memory or isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+    full = any(sign in text.lower() for sign in ("out of memory", "can't allocate memory"))
+    if full or isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return (
             "Out of memory: lower microbatch first, as in run.update(microbatch=32), then run.resume(); "
             "or start a new run with a smaller prompts_per_step, group_size, max_new_tokens or "
             "eval_samples."
         )
     if isinstance(error, OSError):
-        return f"Can't write the run's folder ({text}); free or unlock the disk, then {again}."
+        gone = "it is gone or was emptied; what was measured is still in run.metrics"
+        lost = isinstance(error, FileNotFoundError) and not (path / "recipe.yaml").exists()
+        todo = gone if lost else f"free or unlock the disk, then {again}"
+        return f"Can't write the run's folder ({text}); {todo}."
     return f"{type(error).__name__}: {text} (the traceback is in error.txt of {path.name})"
 
 

@@ -59,6 +59,7 @@ class Panel:
         self.runs: list[Any] = []
         self._state_drawn = ("?", True)
         self._choosing = False
+        self._known: Recipe | None = None  # the run's recipe as it was last looked at
         self._looking = False  # Step was pressed: show its step from inside
         self._lock = threading.RLock()  # one drawing at a time
         self.controls = Controls(recipe, self._changed)
@@ -179,7 +180,7 @@ class Panel:
         with self._lock:
             if run not in self.runs:
                 self.runs = [*self.runs, run][-MAX_RUNS:]
-            self.run = run
+            self.run, self._known = run, run.recipe
             self.controls.show(run.recipe)
             self._choosing = True  # new options select their first one for a moment
             self.choice.options = [(each.name, each) for each in self.runs]
@@ -230,6 +231,7 @@ class Panel:
             self.curves.draw([(run.name, run.metrics, run.events) for run in self.runs])
             self.controls.timeline.follow(self.run)
             self._draw_state()
+            self._take_over()
             self._look()
             self._draw_tab(TABS[self.tabs.selected_index or 0])
             return alive
@@ -243,6 +245,16 @@ class Panel:
         view = (views | {"Compare": self.compare}).get(shown)
         if view is not None:
             view.refresh()
+
+    def _take_over(self) -> None:
+        """Show what another panel, a cell or a rewind has changed in the run."""
+        if self.run is None or self.run.status not in ALIVE or self.run.recipe == self._known:
+            return
+        self._known = recipe = self.run.recipe
+        changes = {n: getattr(recipe, n) for n in self.controls.recipe().diff(recipe)}
+        if changes:  # else it is what these controls have asked for
+            self.controls.show(recipe)
+            self.say(f"Changed elsewhere: {described(changes)}.")
 
     def _look(self) -> None:
         """Open the step from inside once the single step that was asked for is done."""
