@@ -251,7 +251,13 @@ class Panel:
         if self.run is None or self.run.status not in ALIVE or self.run.recipe == self._known:
             return
         self._known = recipe = self.run.recipe
-        changes = {n: getattr(recipe, n) for n in self.controls.recipe().diff(recipe)}
+        try:
+            changes = {n: getattr(recipe, n) for n in self.controls.recipe().diff(recipe)}
+        except (
+            WorkbenchError
+        ):  # the controls stand at what was refused; the run's own are shown again
+            self.controls.show(recipe)
+            return
         if changes:  # else it is what these controls have asked for
             self.controls.show(recipe)
             self.say(f"Changed elsewhere: {described(changes)}.")
