@@ -37,7 +37,7 @@ RATIOS = {
 }
 SHOWN_MOVERS = 8  # that gained, and as many that lost
 PLOT_SCALE = 1.24
-POINTS = 200  # of a small line, at most
+POINTS = 120  # of a small line, at most
 
 
 def doc(text: str) -> str:
