@@ -307,3 +307,18 @@ def test_a_link_opens_as_a_panel_of_its_recipe():
     link = Recipe(objective="maxrl", beta=0.25).to_link()
     made = panel(link)
     assert lean(made.controls.recipe()) == Recipe(objective="maxrl", beta=0.25)
+
+
+def test_a_forgotten_run_leaves_the_curves_and_the_newest_left_is_steered(fake_run):
+    runs = [fake_run(Recipe(), name, started=False) for name in ("a", "b")]
+    for run in runs:
+        run._rows, run.status = [run._row(step) for step in range(11)], "finished"
+    made = panel(*runs)
+    made._forget(runs[1])
+    assert made.run is runs[0] and made.runs == runs[:1]
+    made.draw()
+    assert not len(curve(made, "entropy", slot=1).x)
+    made._forget(runs[0])
+    assert made.run is None and made.runs == [] and made.choice.layout.display == "none"
+    made.draw()
+    assert "press Start" in made.state.value and enabled(made) == {"start"}

@@ -67,7 +67,7 @@ class Panel:
         self.curves = LiveCurves() if reason is None else TableCurves(reason)
         self.rollouts, self.inside = RolloutView(self._guard), InsideView(self._guard)
         self.groups, self.cross = GroupsView(self._guard), CrossView(self._guard)
-        self.compare = CompareView(self._guard, self._add)
+        self.compare = CompareView(self._guard, self._add, self._forget)
         self.drawer = Drawer(self.draw, self._failed)
         sections = self.controls.sections
         probing = next(title for title, names in sections.items() if "probe_every" in names)
@@ -182,11 +182,7 @@ class Panel:
                 self.runs = [*self.runs, run][-MAX_RUNS:]
             self.run, self._known = run, run.recipe
             self.controls.show(run.recipe)
-            self._choosing = True  # new options select their first one for a moment
-            self.choice.options = [(each.name, each) for each in self.runs]
-            self.choice.value = run
-            self._choosing = False
-            self.choice.layout.display = "" if len(self.runs) > 1 else "none"
+            self._offer_runs()
             for view in (self.rollouts, self.inside, self.groups, self.cross):
                 view.show(run)
             self.geometry.adopt(run, self.runs)
@@ -197,6 +193,29 @@ class Panel:
         """Put further runs on the curves; buttons and controls then act on the last of them."""
         for run in runs:
             self._adopt(run)
+
+    def _forget(self, run: Any) -> None:
+        """Take a run off the panel; buttons and controls then act on the newest that is left."""
+        with self._lock:
+            self.runs = [each for each in self.runs if each is not run]
+            if self.run is run and self.runs:
+                self._adopt(self.runs[-1])
+                return
+            if self.run is run:
+                self.run = self._known = None
+                for view in (self.rollouts, self.inside, self.groups, self.cross):
+                    view.show(None)
+            self._offer_runs()
+            self.compare.show(self.runs)
+        self.drawer.wake()
+
+    def _offer_runs(self) -> None:
+        """The panel's runs as a choice, where there is one."""
+        self._choosing = True  # new options select their first one for a moment
+        self.choice.options = [(each.name, each) for each in self.runs]
+        self.choice.value = self.run
+        self._choosing = False
+        self.choice.layout.display = "" if len(self.runs) > 1 else "none"
 
     def _write_report(self) -> Path:
         run = self._current()
