@@ -23,14 +23,14 @@ import pandas as pd
 hostile = ("<script>window.hit=1</script><img src=x onerror=window.hit=1></think>"
            "\\u202eright to left\\u202c \\u05e9\\u05dc\\u05d5\\u05dd <b>bold</b> $x^2$")
 for kind in ("rollouts", "held_out"):
-    for file in (ui.run.path / kind).glob("*.parquet"):
+    for file in (ui.runs[0].path / kind).glob("*.parquet"):
         table = pd.read_parquet(file)
         for column in ("prompt", "completion", "answer"):
             table[column] = hostile
         if "tokens" in table:
             table["tokens"] = [[hostile] * len(row) for row in table["tokens"]]
         table.to_parquet(file)
-again = wb.panel(*ui.runs)
+again = wb.panel(*reversed(ui.runs))  # steering the first, whose rollouts are spoilt
 ui.close()
 again
 """
@@ -198,17 +198,22 @@ def visit_the_other_tabs(notebook):
 
 
 def reload_and_reopen(notebook):
-    """The page reloads, then is closed and opened anew while the server stays: the curves are there."""
+    """The page is closed and opened anew while the server stays: the curves are there, whole."""
     page = notebook.page
     drawn, at_rest = notebook.steps(), notebook.trace("entropy")
     page.keyboard.press("Control+s")
     page.wait_for_timeout(2_000)
-    for _ in ("reloaded", "closed and opened"):
-        page.goto("about:blank")
+    page.goto("about:blank")
+    notebook.open()
+    if not page.locator(".wb-panel").or_(page.get_by_text("model not found")).first.is_visible():
+        page.wait_for_timeout(10_000)
+    if page.get_by_text(
+        "model not found"
+    ).count():  # a busy machine: JupyterLab gave up on the kernel
         notebook.open()
-        page.wait_for_selector(".wb-panel", timeout=60_000)
-        wait_until(lambda: notebook.steps() == drawn, 60, "the curves after the reload")
-        assert notebook.trace("entropy") == at_rest
+    page.wait_for_selector(".wb-panel", timeout=60_000)
+    wait_until(lambda: notebook.steps() == drawn, 60, "the curves after the reload")
+    assert notebook.trace("entropy") == at_rest
     assert not notebook.button("Start").is_disabled()
 
 
