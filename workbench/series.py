@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from workbench.following import Metrics, numbers, series, thin  # noqa: F401 -- of one family
+from workbench.following import Metrics, numbers, series
 
 # What every function here calls a run: its name, its metrics (index step) and its events.
 RunCurves = tuple[str, pd.DataFrame, pd.DataFrame]

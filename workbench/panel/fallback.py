@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from workbench import plots, series
+from workbench.following import thin
 from workbench.series import RunCurves
 
 NO_ANYWIDGET = (
@@ -94,7 +95,7 @@ def events_html(name: str, events: pd.DataFrame) -> str:
 
 def sparkline(y: np.ndarray) -> str:
     """A curve as a small inline SVG."""
-    _, y = series.thin(np.arange(len(y)), y, limit=120)
+    _, y = thin(np.arange(len(y)), y, limit=120)
     span = float(np.ptp(y)) or 1.0
     xs = np.linspace(1, 179, len(y))
     ys = 23 - 22 * (y - y.min()) / span
