@@ -233,7 +233,7 @@ def read_hostile_text(notebook):
         colour.select_option(option)
         page.wait_for_timeout(300)
         assert page.evaluate("window.hit") is None, option
-    assert page.locator(".wb-rollouts script, .wb-rollouts img, .wb-rollouts b").count() == 0
+    assert page.locator(".wb-panel script, .wb-panel img, .wb-panel bdi b").count() == 0
     assert page.locator(".wb-rollouts:visible bdi").count() > 0
     assert page.locator(".wb-rollouts mjx-container, .wb-rollouts .MathJax").count() == 0
 
