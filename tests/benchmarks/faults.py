@@ -224,7 +224,7 @@ def main() -> None:
         f"{'':4} {'killed in':12} {'at':>6}  {'update after':13} {'step':>4} {'from':>4} {'s':>5}"
     )
     for number in range(options.kills):
-        which = number % len(UPDATES)
+        which = rng.randrange(len(UPDATES))
         update, at = UPDATES[which], 1 + (3 * which + 1) % (STEPS - 1)
         if which not in references:
             references[which] = undisturbed(root / f"whole{which}", update, at)
@@ -232,14 +232,8 @@ def main() -> None:
         timed = number % 2 == 0
         moment = "time" if timed else MOMENTS[number // 2 % len(MOMENTS)]
         kill = Kill(moment, rng.uniform(0.02, 0.95) * seconds if timed else rng.randint(1, 3))
-        path = root / f"killed{number}"
         started = time.perf_counter()
-        while in_a_fork(lambda: start(path, update, at, kill)) == 0:  # noqa: B023 -- called at once
-            kill = Kill(moment, kill.value / 2 if timed else 1)  # it came too late
-            path = path.with_name(f"{path.name}-again")
-        if not (path / "recipe.yaml").exists():
-            print(f"{number + 1:4} {moment:12} before there was a run; nothing to resume")
-            continue
+        path, kill = killed(root / f"killed{number}", update, at, kill)
         step, begun = seen(path)
         code = in_a_fork(lambda: resume(path, update, at))  # noqa: B023
         wrong = differences(whole, outcome(path)) if code == 0 else [f"resuming ended with {code}"]
@@ -253,6 +247,21 @@ def main() -> None:
         )
     print(f"{options.kills - bad} of {options.kills} killed runs ended as undisturbed ones")
     raise SystemExit(bad > 0)
+
+
+def killed(path: Path, update: dict[str, Any], at: int, kill: Kill) -> tuple[Path, Kill]:
+    """A run killed by `kill`, or sooner or later than it says, so that there is a run to go on with."""
+    timed, tries = kill.moment == "time", 0
+    while True:
+        folder = path.with_name(f"{path.name}-{tries}")
+        ended = in_a_fork(lambda: start(folder, update, at, kill)) == 0  # noqa: B023 -- called at once
+        if not ended and (folder / "recipe.yaml").exists():
+            return folder, kill
+        if ended:
+            kill = Kill(kill.moment, kill.value / 2 if timed else 1)
+        else:
+            kill = Kill(kill.moment, kill.value * 1.5 if timed else kill.value + 1)
+        tries += 1
 
 
 def warm() -> None:

@@ -283,11 +283,15 @@ def redraw(client, live: int) -> dict[str, float]:
 
 
 def print_tabs(client, redraws: int) -> None:
-    for number, tab in ((1, "Rollouts"), (2, "Geometry")):
-        run_code(client, f"b.panel.tabs.selected_index = {number}; b.redraw(0)")
-        found = [1_000 * redraw(client, 4)["wall"] for _ in range(redraws)]
+    tabs = ask(client, "list(b.panel.tabs.titles)")
+    for tab in ("Rollouts", "Groups", "Geometry", "Compare"):
+        run_code(client, f"b.panel.tabs.selected_index = {tabs.index(tab)}; b.redraw(0)")
+        drawn = [redraw(client, 4) for _ in range(redraws)]
+        found = [1_000 * each["wall"] for each in drawn]
+        cpu = statistics.median(1_000 * each["cpu"] for each in drawn)
         high = statistics.quantiles(found, n=20)[-1]
-        print(f"with the tab {tab} open: {statistics.median(found):.1f} ms, 95 % {high:.1f} ms")
+        middle = statistics.median(found)
+        print(f"with the tab {tab} open: {middle:.1f} ms, 95 % {high:.1f} ms, cpu {cpu:.1f} ms")
     run_code(client, "b.panel.tabs.selected_index = 0")
 
 
