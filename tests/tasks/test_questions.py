@@ -101,7 +101,7 @@ def test_a_run_without_truth_goes_from_start_to_end(own, toy_recipe, tmp_path, c
     assert all(probe.correct_B is None for probe in run.probes())
     assert "step 3" in capsys.readouterr().out
     assert "Curves" in run.report(tmp_path / "report.html").read_text(encoding="utf-8")
-    assert wb.panel(run)._figures() == []
+    assert wb.figures(run) == []
 
 
 @pytest.mark.parametrize(
