@@ -102,7 +102,7 @@ def test_a_run_without_truth_goes_from_start_to_end(own, toy_recipe, tmp_path, c
     assert "step 3" in capsys.readouterr().out
     assert "Curves" in run.report(tmp_path / "report.html").read_text(encoding="utf-8")
     assert wb.figures(run) == []
-
+    assert figures(wb.panel(run).run) == []
 
 @pytest.mark.parametrize(
     ("lines", "message"),
