@@ -1,12 +1,13 @@
 """A run in its own thread: steered, failing, forked, kept. Equality is bit for bit, but for clocks."""
 
+import shutil
 import time
 
 import pytest
 import torch
 
+from workbench import folder, worker
 from workbench import run as run_module
-from workbench import worker
 from workbench.runs import attach, train
 from workbench.variants import WorkbenchError
 from workbench.worker import RunFailed
@@ -351,3 +352,28 @@ def test_a_deleted_run_says_so_in_one_sentence_whatever_is_asked(toy_recipe, tmp
     run.close()  # nothing to free
     with pytest.raises(WorkbenchError, match="is not the folder of a run"):
         attach(tmp_path / "a")
+
+
+def test_steps_of_checkpoints_are_looked_up_again_only_when_one_came_or_went(
+    toy_recipe, tmp_path, monkeypatch
+):
+    run = train(toy_recipe, folder=tmp_path / "a", blocking=True)
+    looked = []
+    complete = folder._complete
+    monkeypatch.setattr(folder, "_complete", lambda p: looked.append(p.name) or complete(p))
+    time.sleep(0.15)  # a folder that has just changed is not trusted
+    assert run.checkpoint_steps == [2, 4, 6] and looked == ["000002", "000004", "000006"]
+    assert run.checkpoint_steps == [2, 4, 6] and len(looked) == 3
+    places = run.path / "checkpoints"
+    shutil.copytree(places / "000004", places / "000005")
+    (places / "000006" / "state.json").unlink()
+    assert run.checkpoint_steps == [2, 4, 5, 6] and looked[3:] == ["000005"]
+    assert [path.name for path in run.folder.checkpoints()] == ["000002", "000004", "000005"]
+    shutil.rmtree(places / "000004")
+    assert run.checkpoint_steps == [2, 5, 6]
+    assert run.rollout_steps == [1, 2, 3, 4, 6]
+    (run.path / "rollouts" / "000002.parquet").unlink()
+    assert run.rollout_steps == [1, 3, 4, 6]
+    run.rename("b")
+    shutil.rmtree(run.path / "checkpoints")
+    assert run.checkpoint_steps == []

@@ -22,7 +22,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -171,7 +171,7 @@ class RunFolder:
 
     def rollout_files(self) -> list[Path]:
         """Saved batches in the order of their steps."""
-        return sorted((self.path / "rollouts").glob("[0-9]*.parquet"))
+        return _numbered(self.path / "rollouts", ".parquet")
 
     def write_rollouts(self, report: Report, state: State, name: str = "") -> Path:
         """Save one step's batch as Parquet, under its step number or `name`."""
@@ -180,7 +180,7 @@ class RunFolder:
 
     def held_out_files(self) -> list[Path]:
         """Saved completions of held-out prompts, in the order of their evaluations."""
-        return sorted((self.path / "held_out").glob("[0-9]*.parquet"))
+        return _numbered(self.path / "held_out", ".parquet")
 
     def write_held_out(self, kept: Sequence[Rollouts], state: State) -> Path:
         """Save the completions that an evaluation kept as Parquet, under the step it was done at."""
@@ -191,7 +191,7 @@ class RunFolder:
 
     def probe_files(self) -> list[Path]:
         """Saved probes in the order of their steps."""
-        return sorted((self.path / "probes").glob("[0-9]*.parquet"))
+        return _numbered(self.path / "probes", ".parquet")
 
     def write_probe(self, trace: ProbeTrace) -> Path:
         """Save one probe as Parquet, under its step number."""
@@ -223,10 +223,13 @@ class RunFolder:
 
     # --- checkpoints --------------------------------------------------------------------------
 
-    def checkpoints(self) -> list[Path]:
-        """Complete checkpoints, oldest first; one that was cut short is passed over."""
-        found = sorted((self.path / "checkpoints").glob("[0-9]*"))
-        return [path for path in found if _complete(path)]
+    def checkpoints(self, known: Collection[int] = ()) -> list[Path]:
+        """Complete checkpoints, oldest first; one that was cut short is passed over.
+
+        Those of the steps `known` are taken to be complete.
+        """
+        found = _numbered(self.path / "checkpoints")
+        return [path for path in found if int(path.name) in known or _complete(path)]
 
     def write_checkpoint(self, state: State, recipe: Recipe) -> Path:
         """Save adapter, optimiser, step and recipe; the folder appears whole or not at all."""
@@ -341,6 +344,12 @@ def _complete(checkpoint: Path) -> bool:
         )
     except (OSError, ValueError, KeyError):
         return False
+
+
+def _numbered(folder: Path, ending: str = "") -> list[Path]:
+    """What is named by a step, in that order; sorted as names, which is much sooner than as paths."""
+    names = sorted(os.listdir(folder)) if folder.is_dir() else []
+    return [folder / name for name in names if name[0].isdigit() and name.endswith(ending)]
 
 
 def _append(path: Path, record: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ it found is read from memory while it lives here, from the folder otherwise.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 Listener = Callable[["Run", dict[str, Any]], None]
 
+SETTLED = 100_000_000  # nanoseconds, more than a tick of any file system's clock
 MODEL_FIELDS = ("model", "quantize", "lora_rank", "lora_alpha", "lora_targets")  # the weights' own
 
 
@@ -61,6 +63,7 @@ class Run(Kept):
         self._changes: dict[str, Any] = {}  # live fields to change when the run goes on
         self._read: dict[Path, GrowingFile[Any]] = {}  # metrics.jsonl and events.jsonl
         self._events: tuple[list[dict[str, Any]], pd.DataFrame] | None = None
+        self._steps: dict[Path, tuple[int, frozenset[int]]] = {}  # folder -> when it changed
         self._probes: dict[Path, tuple[int, ProbeTrace]] = {}  # file -> when it was written
 
     # --- what is known ------------------------------------------------------------------------
@@ -68,7 +71,8 @@ class Run(Kept):
     @property
     def recipe(self) -> Recipe:
         """The recipe with every change that was asked for so far."""
-        return self._kept_recipe().replace(**self._changes)
+        kept = self._kept_recipe()
+        return kept.replace(**self._changes) if self._changes else kept
 
     def _kept_recipe(self) -> Recipe:
         """The recipe without the changes that wait for `resume`."""
@@ -153,7 +157,7 @@ class Run(Kept):
     @property
     def rollout_steps(self) -> list[int]:
         """The steps whose rollouts were saved."""
-        return [int(file.stem) for file in self.folder.rollout_files()]
+        return self._listed("rollouts", lambda known: self.folder.rollout_files())
 
     @property
     def held_out_steps(self) -> list[int]:
@@ -170,7 +174,7 @@ class Run(Kept):
     @property
     def checkpoint_steps(self) -> list[int]:
         """The steps of the whole checkpoints."""
-        return [int(path.name) for path in self.folder.checkpoints()]
+        return self._listed("checkpoints", self.folder.checkpoints)
 
     def policy(self, step: int | None = None) -> Policy:
         """A copy of the policy as the checkpoint of `step` holds it, by default the last one."""
@@ -344,6 +348,17 @@ class Run(Kept):
         """The records of metrics.jsonl or events.jsonl, of which only what is new is read."""
         file = self.path / f"{name}.jsonl"
         return self._read.setdefault(file, GrowingFile(file, make)).now()
+
+    def _listed(self, name: str, find: Callable[[frozenset[int]], list[Path]]) -> list[int]:
+        """The steps that `find` finds in a folder, looked up again only once something came or went there."""
+        folder = self.path / name
+        changed = folder.stat().st_mtime_ns if folder.is_dir() else 0
+        before, steps = self._steps.get(folder, (-1, frozenset()))
+        if changed != before:
+            steps = frozenset(int(path.stem) for path in find(steps))
+            settled = time.time_ns() - changed > SETTLED  # else more may come in the same tick
+            self._steps[folder] = (changed if settled else -1, steps)
+        return sorted(steps)
 
     def _own(self, verb: str) -> Worker:
         """The thread of this run, or a sentence why there is none to talk to."""

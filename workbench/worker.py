@@ -115,7 +115,7 @@ class Worker:
     def wanted_recipe(self) -> Recipe:
         """The recipe of the next step."""
         with self._lock:
-            return self.recipe.replace(**self._changes)
+            return self.recipe.replace(**self._changes) if self._changes else self.recipe
 
     def changes_left(self) -> dict[str, Any]:
         """Changes that were asked for and not taken up, for the thread that goes on from here."""

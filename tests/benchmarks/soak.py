@@ -30,7 +30,7 @@ from jupyter_client.manager import start_new_kernel
 
 from tests.benchmarks.panel_cost import ask, await_change, click, run_code
 
-EVAL_EVERY, ROLLOUTS_EVERY, EVENT_EVERY = 10, 10, 50
+EVAL_EVERY, ROLLOUTS_EVERY, EVENT_EVERY, CHECKPOINT_EVERY = 10, 5, 50, 10
 KS = (1, 2, 4, 8, 16, 32, 64)
 PROMPTS, GROUP, EVAL_PROMPTS = 16, 16, 48
 # Metric -> about where it starts and ends; each wanders around the line between.
@@ -86,7 +86,6 @@ class Grown:
 
     def __init__(self, path: Path, steps: int, rollout: Path, *, here: bool, seed: int) -> None:
         import workbench as wb
-        from workbench.folder import RunFolder
         from workbench.run import Run
         from workbench.runs import attach
         from workbench.worker import Worker
@@ -102,6 +101,8 @@ class Grown:
                 self._set_status("running")
                 while True:
                     self._record(self.fed.get())
+
+        from workbench.folder import RunFolder
 
         self.folder, self.steps, self.rollout = RunFolder(path), steps, rollout
         self.step, self.rng = -1, np.random.default_rng(seed)
@@ -129,8 +130,23 @@ class Grown:
                 self.worker.fed.put(record)
             if self.step and self.step % ROLLOUTS_EVERY == 0:
                 os.link(self.rollout, self.folder.path / "rollouts" / f"{self.step:06d}.parquet")
+            if self.step and self.step % CHECKPOINT_EVERY == 0:
+                self.save()
         while self.worker is not None and len(self.worker.records) <= to:
             time.sleep(0.001)
+
+    def save(self) -> None:
+        """A checkpoint whose files are small."""
+        place = self.folder.path / "checkpoints" / f"{self.step:06d}"
+        place.mkdir(parents=True)
+        sizes = {"adapter_model.safetensors": 4, "optimizer.safetensors": 4}
+        for name in sizes:
+            (place / name).write_text("four")
+        from workbench.folder import FORMAT
+
+        record = {"format": FORMAT, "step": self.step, "recipe": self.run.recipe.to_dict()}
+        text = json.dumps(record | {"memory": {}, "sizes": sizes}, indent=1)
+        (place / "state.json").write_text(text)
 
 
 class Bench:
