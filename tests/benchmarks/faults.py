@@ -140,6 +140,8 @@ def resume(path: Path, update: dict[str, Any], at: int) -> None:
     from workbench.runs import attach
 
     run = attach(path)
+    if run.status == "finished":  # killed between its end and that of its process
+        return
     steps = run.checkpoint_steps
     taken_up = any(event["kind"] == "update" for event in run.folder.read_events())
     if steps and steps[-1] == at and not taken_up:
