@@ -10,6 +10,7 @@ from workbench.measures import (
     masked_mean,
     rollout_measures,
     separation_measures,
+    successes,
 )
 from workbench.recipe import Recipe
 from workbench.scoring import Scored
@@ -20,6 +21,7 @@ def batch():
     mask_BT = torch.tensor([[1, 1, 0], [1, 0, 0], [1, 1, 1], [1, 1, 0]], dtype=torch.bool)
     rollouts = SimpleNamespace(
         P=2,
+        G=2,
         mask_BT=mask_BT,
         sampled_BT=mask_BT,
         lengths_B=mask_BT.sum(1),
@@ -37,6 +39,7 @@ def test_groups_are_measured_by_hand():
         "groups/solved_all": 0.0,
         "groups/solved_none": 0.5,
     }
+    assert successes(batch()) == [1, 0]
 
 
 def test_rollouts_are_measured_by_hand():
