@@ -60,6 +60,9 @@ def test_rewind_needs_a_checkpoint_and_offers_the_newest(made, fake_run):
     run.checkpoint_steps = [20]
     made.show(run, "paused", mine=True)
     assert made.back_to.value == 20
+    run.checkpoint_steps = []  # as a fork begins
+    made.show(run, "starting", mine=True)
+    assert made.back_to.value is None and made.buttons["rewind"].disabled
 
 
 def test_a_run_of_another_process_can_only_be_looked_at(made, fake_run):

@@ -138,7 +138,8 @@ class RunBar:
             chosen = self.back_to.value
             newest = chosen is None or chosen == (self.back_to.options or [None])[-1]
             self.back_to.options = steps
-            self.back_to.value = steps[-1] if steps and (newest or chosen not in steps) else chosen
+            keep = chosen in steps and not newest
+            self.back_to.value = chosen if keep else (steps or [None])[-1]
             self.back_to.layout.display = "" if steps else "none"
         makes_sense = BUTTONS_IN.get(status, ()) if mine else ("start",)
         for name, button in self.buttons.items():

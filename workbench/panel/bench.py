@@ -272,9 +272,7 @@ class Panel:
         self._known = recipe = self.run.recipe
         try:
             changes = {n: getattr(recipe, n) for n in self.controls.recipe().diff(recipe)}
-        except (
-            WorkbenchError
-        ):  # the controls stand at what was refused; the run's own are shown again
+        except WorkbenchError:  # they stand at what was refused: the run's own are shown again
             self.controls.show(recipe)
             return
         if changes:  # else it is what these controls have asked for
