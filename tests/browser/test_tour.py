@@ -161,8 +161,9 @@ def fork_and_compare(notebook):
     notebook.tab("Compare", picture="compare")
     table = notebook.page.locator(".wb-c-runs")
     wait_until(lambda: table.locator("tbody tr").count() == 2, 60, "both runs in the table")
-    head = table.locator("thead").inner_text().lower()
-    assert "objective" in head and "learning" not in head
+    head = table.locator("thead")
+    wait_until(lambda: "objective" in head.inner_text().lower(), 30, "what differs")
+    assert "learning" not in head.inner_text().lower()
 
 
 def rewind(notebook):
