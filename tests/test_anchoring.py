@@ -6,8 +6,9 @@ import torch
 from workbench.anchoring import prepare_anchor, reference_completions, reference_logprobs
 from workbench.anchors import ANCHORS
 from workbench.memory import Memory
+from workbench.reading import read
 from workbench.recipe import Recipe
-from workbench.rollout import read, sample
+from workbench.rollout import sample
 
 PROMPTS = [
     [{"role": "user", "content": text}] for text in ("make 7 from 3 4 1", "make 9 from 1 2 8 now")
@@ -72,7 +73,7 @@ def test_the_exact_kl_and_its_gradient_are_the_sums_over_the_vocabulary(made, di
 
 def test_an_exact_kl_in_parts_is_the_same(made, monkeypatch):
     whole = penalty_of(anchoring_of(made, "forward_kl"), [0, 5])
-    monkeypatch.setattr("workbench.rollout._KL_ENTRIES", 1)  # one context at a time
+    monkeypatch.setattr("workbench.reading._KL_ENTRIES", 1)  # one context at a time
     torch.testing.assert_close(penalty_of(anchoring_of(made, "forward_kl"), [0, 5]), whole)
 
 

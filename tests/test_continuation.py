@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from workbench.continuation import answer, answer_texts, think, think_texts
-from workbench.rollout import SERIES, read, sample
+from workbench.reading import read
+from workbench.rollout import SERIES, sample
 from workbench.sampling import filter_logits
 from workbench.variants import WorkbenchError
 

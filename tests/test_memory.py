@@ -19,8 +19,9 @@ from workbench.memory import (
     remember_groups,
     second_stage,
 )
+from workbench.reading import read
 from workbench.recipe import Recipe
-from workbench.rollout import read, sample
+from workbench.rollout import sample
 from workbench.variants import WorkbenchError
 
 PROMPTS = [[{"role": "user", "content": "make 7 from 3 4 1"}]]

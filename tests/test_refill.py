@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from workbench.reading import read
 from workbench.refill import refilled, replace_groups
-from workbench.rollout import read, sample
+from workbench.rollout import sample
 from workbench.scoring import Scored
 
 TEXTS = ("make 7 from 3 4 1", "make 9 from 1 2 8 please", "make 1 from 1 1 1", "make 5 from 2 3 4")

@@ -12,8 +12,9 @@ from workbench.anchors import ANCHORS
 from workbench.folder import RunFolder, read_checkpoint_recipe, restore
 from workbench.memory import Memory, note_post_pre
 from workbench.objectives import OBJECTIVES
+from workbench.reading import read
 from workbench.recipe import Recipe
-from workbench.rollout import evaluating, read, sample
+from workbench.rollout import evaluating, sample
 from workbench.runs import train
 from workbench.separating import malformed_rows, separate, thought_end
 from workbench.separation import SEPARATIONS, thinking

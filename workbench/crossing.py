@@ -30,7 +30,8 @@ from workbench.continuation import CLOSE, OPEN, answer, answer_texts, think
 from workbench.crossmap import NONE, OTHER
 from workbench.crosstable import CrossGeneration, Texts
 from workbench.gains import Array
-from workbench.models import Policy, find_device, load_policy
+from workbench.loading import find_device
+from workbench.models import Policy, load_policy
 from workbench.recipe import Recipe
 from workbench.rewards import REWARDS
 from workbench.rewards.learned import load_judge

@@ -26,11 +26,13 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from workbench.folder import read_checkpoint_recipe
+from workbench.loading import LOADING, quiet
 from workbench.merging import plain_copy, refresh
-from workbench.models import LOADING, Policy, load_tokenizer, quiet
+from workbench.models import Policy
 from workbench.recipe import Recipe, own_functions
 from workbench.report import write_report
 from workbench.sources import find_model
+from workbench.tokens import load_tokenizer
 from workbench.trained import checkpoint_of, trained_policy
 from workbench.variants import WorkbenchError
 

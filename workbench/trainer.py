@@ -47,9 +47,10 @@ from workbench.memory import (
     second_stage,
 )
 from workbench.models import Policy, load_policy
+from workbench.reading import read
 from workbench.recipe import Recipe
 from workbench.refill import refilled
-from workbench.rollout import Rollouts, read
+from workbench.rollout import Rollouts
 from workbench.scoring import Scored, check_judge, score
 from workbench.seeds import (
     REFILL,

@@ -14,7 +14,8 @@ from scipy.stats import binom
 
 from workbench.analysis import best_alpha, metric_gain
 from workbench.models import load_policy
-from workbench.rollout import read, sample
+from workbench.reading import read
+from workbench.rollout import sample
 from workbench.tasks import make_task
 
 

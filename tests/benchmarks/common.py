@@ -54,7 +54,7 @@ class Clocks:
 
 def model_folder():
     """The shipped tiny-strong; without it, a random model of the same shape."""
-    from workbench.models import find_model
+    from workbench.sources import find_model
     from workbench.variants import WorkbenchError
 
     try:

@@ -10,7 +10,6 @@ from transformers import (
     LlamaForSequenceClassification,
 )
 
-from workbench.models import PLAIN_TEMPLATE
 from workbench.rewards import classifying
 from workbench.rewards.classifying import (
     batches,
@@ -21,6 +20,7 @@ from workbench.rewards.classifying import (
     room_of,
 )
 from workbench.tiny.tokenizer import LINES_WORDS, build_tokenizer
+from workbench.tokens import PLAIN_TEMPLATE
 
 PAD = 9
 

@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from workbench.models import quiet
+from workbench.loading import quiet
 from workbench.rewards.classifying import forward
 from workbench.rewards.verdicts import load_verdict_model, new_verdict_model
 from workbench.sources import CONSTRAINT_MODEL, find_model

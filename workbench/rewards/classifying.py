@@ -67,7 +67,7 @@ def load_classifier(source: str, name: str, device: torch.device, **settings: An
     from safetensors import SafetensorError
     from transformers import AutoModelForSequenceClassification
 
-    from workbench.models import quiet
+    from workbench.loading import quiet
     from workbench.sources import cannot_read, no_safetensors
 
     usual = {"dtype": torch.bfloat16 if device.type == "cuda" else torch.float32}
@@ -104,7 +104,7 @@ def conversation_ids(tokenizer: Any, messages: Sequence[dict[str, str]]) -> list
 
     Special tokens that an answer spells out are dropped: no answer can end its turn and speak for others.
     """
-    from workbench.models import PLAIN_TEMPLATE
+    from workbench.tokens import PLAIN_TEMPLATE
 
     said = [
         message | {"content": _without_specials(tokenizer, message["content"])}

@@ -61,8 +61,9 @@ def load_judge(name: str, device: str | torch.device = "cpu") -> Judge:
     import torch
     from transformers import AutoConfig
 
-    from workbench.models import LOADING, load_tokenizer
+    from workbench.loading import LOADING
     from workbench.sources import JUDGE, check_loadable, find_model
+    from workbench.tokens import load_tokenizer
 
     with LOADING:
         source = find_model(name, JUDGE)

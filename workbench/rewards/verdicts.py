@@ -61,7 +61,7 @@ class VerdictModel:
 
     def save(self, folder: str | Path) -> None:
         """Write safetensors, config and tokenizer; of a model trained by LoRA the adapter and its head."""
-        from workbench.models import quiet
+        from workbench.loading import quiet
 
         with quiet():
             self.model.save_pretrained(str(folder))
@@ -83,8 +83,8 @@ def new_verdict_model(
     """
     import torch
 
-    from workbench.models import load_tokenizer
     from workbench.sources import find_model
+    from workbench.tokens import load_tokenizer
 
     if lora_rank == 0 and quantize != "none":
         raise WorkbenchError(
@@ -109,7 +109,7 @@ def _loading(device: torch.device, seed: int = 0) -> Iterator[None]:
     """One thread at a time, in silence, with draws from `seed` that leave torch's global generators alone."""
     import torch
 
-    from workbench.models import LOADING, hush, unreported
+    from workbench.loading import LOADING, hush, unreported
 
     devices = [torch.cuda.current_device()] if device.type == "cuda" else []
     with LOADING, unreported(), torch.random.fork_rng(devices=devices):
@@ -122,8 +122,8 @@ def _undecided(
     backbone: str, quantize: str, tokenizer: Any, device: torch.device, **settings: Any
 ) -> Any:
     """A decoder's weights under a new head with two outputs."""
+    from workbench.loading import quantization
     from workbench.merging import keep_weights_unpacked
-    from workbench.models import quantization
     from workbench.sources import check_loadable, find_model
 
     source = find_model(backbone)
@@ -150,8 +150,8 @@ def load_verdict_model(name: str, device: str | torch.device = "cpu") -> Verdict
     """A trained constraint reward model, a folder or a hub name, on `device`."""
     import torch
 
-    from workbench.models import load_tokenizer
     from workbench.sources import CONSTRAINT_MODEL, find_model
+    from workbench.tokens import load_tokenizer
 
     where = torch.device(device)
     with _loading(where):
