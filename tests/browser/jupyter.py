@@ -192,16 +192,10 @@ class Notebook:
         return self.page.locator(".wb-message").inner_text()
 
     def restart_kernel(self) -> None:
-        """Restart the kernel behind the notebook, as the menu does."""
-        kernels = f"{self.address}/api/kernels"
-        with urllib.request.urlopen(kernels) as reply:
-            (kernel,) = json.load(reply)
-        cookie = self.page.context.cookies()
-        token = next((c["value"] for c in cookie if c["name"] == "_xsrf"), "")
-        reply = self.page.request.post(
-            f"{kernels}/{kernel['id']}/restart", headers={"X-XSRFToken": token}
-        )
-        assert reply.ok, reply.text()
+        """Restart the kernel by JupyterLab's own button: the page must know of it (LOG.md, 2026-11-27)."""
+        self.page.locator("[data-command='notebook:restart-kernel']").first.click()
+        dialog = self.page.locator(".jp-Dialog")
+        dialog.get_by_role("button", name="Confirm Kernel Restart").click()
 
     def trace(self, key: str, run: int = 0) -> dict:
         """A curve as the page holds it: its x, y, text and whether it is shown."""

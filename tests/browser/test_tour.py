@@ -254,7 +254,7 @@ def restart_and_attach(notebook):
     before = notebook.steps()
     notebook.button("Resume").click()
     wait_until(lambda: notebook.steps() > before, 240, "the run to go on")
-    # Known defect, see LOG.md of 2026-11-27: clicks after this one are not answered in a restarted kernel, so
-    # the run is ended with the server.
     page.locator(".wb-panel").scroll_into_view_if_needed()
     page.screenshot(path=ARTIFACTS / "attached.png")
+    notebook.button("Stop").click()
+    wait_until(lambda: "Stopped" in notebook.message(), 120, "the run to stop")
