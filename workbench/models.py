@@ -177,8 +177,10 @@ class Policy:
 
     def _hidden_ids(self) -> set[int]:
         special = {i for i, t in self.tokenizer.added_tokens_decoder.items() if t.special}
-        kept = {self.tokenizer.convert_tokens_to_ids(tag) for tag in THINK_TAGS}
-        return (special | set(self.tokenizer.all_special_ids) - kept | set(self.stop_ids())) - kept
+        # By the vocabulary: a tag it lacks has the id of the unknown token, which may also end a text.
+        vocabulary = self.tokenizer.get_vocab()
+        kept = {vocabulary[tag] for tag in THINK_TAGS if tag in vocabulary}
+        return (special | set(self.tokenizer.all_special_ids) | set(self.stop_ids())) - kept
 
 
 def load_policy(
