@@ -9,12 +9,13 @@ import torch
 
 from workbench import anchoring, scoring, trainer
 from workbench.anchors import ANCHORS
+from workbench.decoding import evaluating
 from workbench.folder import RunFolder, read_checkpoint_recipe, restore
 from workbench.memory import Memory, note_post_pre
 from workbench.objectives import OBJECTIVES
 from workbench.reading import read
 from workbench.recipe import Recipe
-from workbench.rollout import evaluating, sample
+from workbench.rollout import sample
 from workbench.runs import train
 from workbench.separating import malformed_rows, separate, thought_end
 from workbench.separation import SEPARATIONS, thinking

@@ -20,12 +20,13 @@ import torch
 from torch import Tensor
 
 from workbench.anchors import AnchorTokens, guide_values, kl_value
+from workbench.decoding import evaluating
 from workbench.guides import GUIDE_PARAMS
 from workbench.memory import Memory, effective_beta, reference_of, second_stage
 from workbench.models import Policy
 from workbench.reading import Reading, read
 from workbench.recipe import Recipe
-from workbench.rollout import Messages, Rollouts, evaluating, sample
+from workbench.rollout import Messages, Rollouts, sample
 from workbench.seeds import ANCHOR, REFERENCE, step_seed
 from workbench.separating import Separated, separate
 

@@ -27,18 +27,11 @@ from torch import Tensor
 
 from workbench.attention import can_replace
 from workbench.cache import prefill
+from workbench.decoding import SERIES, Recorded
 from workbench.models import Policy
+from workbench.native import decode_native
 from workbench.packing import shared_prefill
-from workbench.rollout import (
-    SERIES,
-    Messages,
-    Recorded,
-    Rollouts,
-    decode,
-    last_tokens,
-    sample,
-    texts_of,
-)
+from workbench.rollout import Messages, Rollouts, last_tokens, sample, texts_of
 from workbench.variants import WorkbenchError
 
 OPEN, CLOSE = "<think>", "</think>"
@@ -203,7 +196,7 @@ def _continue(
     answerer = policy.holding(policy.base_adapter()) if initial else contextlib.nullcontext()
     with answerer:
         model = policy.sampler()
-        return decode(
+        return decode_native(
             model,
             ids_CL,
             mask_CL,

@@ -23,9 +23,9 @@ from torch import Tensor
 
 from workbench.analysis import best_alpha, optimal_baseline
 from workbench.counting import ROUNDING
+from workbench.decoding import evaluating
 from workbench.models import Policy
 from workbench.recipe import Recipe
-from workbench.rollout import evaluating
 from workbench.separation import flat_at, switched
 from workbench.variants import Variant, name_of
 

@@ -41,6 +41,8 @@ from workbench.sources import check_loadable, find_model
 from workbench.tokens import THINK_TAGS, load_tokenizer
 from workbench.variants import WorkbenchError, unknown
 
+MERGED = ("auto", "always", "never")
+
 
 @dataclass
 class Policy:
@@ -51,6 +53,7 @@ class Policy:
     name: str
     device: torch.device
     quantize: str
+    merged: str = "auto"  # whether sampler() is a merged copy: "auto", "always" or "never"
     _sampler: nn.Module | None = field(default=None, repr=False)
     _sampler_versions: tuple[int, ...] | None = field(default=None, repr=False)
 
@@ -82,11 +85,14 @@ class Policy:
     def sampler(self) -> nn.Module:
         """The module to sample from: base + adapter as plain matrices, up to date with the adapter.
 
-        Where the copy would not fit in the GPU's memory, the trainable model itself (slower).
+        The trainable model itself (slower) where `merged` is "never", or "auto" and the copy would not fit in
+        the GPU's memory.
         """
+        if self.merged == "never":
+            return self.model
         versions = tuple(parameter._version for _, parameter in self.trainable())
         if self._sampler is None:
-            if not copy_fits(self.model, self.device):
+            if self.merged == "auto" and not copy_fits(self.model, self.device):
                 return self.model
             self._sampler = plain_copy(self.model.get_base_model()).eval()
         if self._sampler_versions != versions:
@@ -192,11 +198,18 @@ def load_policy(
     lora_targets: str | Sequence[str] = "all-linear",
     lora_dropout: float = 0.0,
     device: str = "auto",
+    merged: str = "auto",
     seed: int = 0,
 ) -> Policy:
-    """Load a model to train: a shipped name, a folder, or a hub name ("owner/name")."""
+    """Load a model to train: a shipped name, a folder, or a hub name ("owner/name").
+
+    `merged` says whether rollouts come from a merged copy of the weights: "auto" (where it fits), "always"
+    or "never" (slower, and no memory beside the model's own).
+    """
     if quantize not in QUANTIZATIONS:
         raise WorkbenchError(unknown("quantize", quantize, QUANTIZATIONS))
+    if merged not in MERGED:
+        raise WorkbenchError(unknown("merged", merged, MERGED))
     if lora_rank < 1 or not lora_alpha > 0 or not 0 <= lora_dropout < 1:
         raise WorkbenchError(
             f"lora_rank is {lora_rank}, lora_alpha {lora_alpha} and lora_dropout {lora_dropout}; give a "
@@ -213,4 +226,4 @@ def load_policy(
         model = add_adapter(base, target_names(lora_targets), seed, **settings).eval()
         for module_name, module in model.named_modules():
             module.training = "lora_dropout" in module_name  # the only dropout that training uses
-        return Policy(model, tokenizer, str(name), where, quantize)
+        return Policy(model, tokenizer, str(name), where, quantize, merged)

@@ -1,40 +1,35 @@
-"""sample(): prompts -> Rollouts, and read(): the trainable model's logits over them, with gradient.
+"""sample(): prompts -> Rollouts.
 
-    1. Every distinct prefix is run once, prompts first: completions that have begun alike share its
-       keys and values and part where their tokens do, while sampling (`cache`) and, with gradient,
-       while training (`packing`).
+    1. Every distinct prompt is run once. On the CPU every distinct prefix is: completions that have begun
+       alike share its keys and values and part where their tokens do, while sampling (`cache`) and, with
+       gradient, while training (`packing`).
     2. Tokens are drawn by inverting the cumulative distribution at uniforms from the call's own
        generator, one for each completion and step: nothing else that draws or runs changes the result.
     3. Log-prob, entropy, log collision, self-certainty and log peak are recorded while sampling.
     4. Finished completions leave the batch.
 
 Shapes: P prompts, G completions each, B = P*G rows (row b answers prompt b // G), L prompt tokens
-(padded left), T completion tokens (padded right), N chosen rows, A rows still being sampled (alive), R
-distinct prefixes, C contexts of a token, V vocabulary.
+(padded left), T completion tokens (padded right).
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from workbench.cache import PrefixCache, prefill
-from workbench.sampling import draw, filter_logits, statistics
+from workbench.decoding import SERIES
+from workbench.native import decode_native
 from workbench.variants import WorkbenchError
 
 if TYPE_CHECKING:
-    from transformers import DynamicCache
-
     from workbench.models import Policy
 
 Messages = Sequence[dict[str, str]]
-_DRAWS = 64  # steps whose uniforms are drawn at once
 
 
 @dataclass(frozen=True)
@@ -129,26 +124,6 @@ class Rollouts:
         }
 
 
-SERIES = ("logprobs_BT", "entropies_BT", "log_collisions_BT", "self_certainties_BT", "log_peaks_BT")
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """What the sampling loop fills in, column by column; its statistics are the `SERIES`, in order."""
-
-    tokens_BT: Tensor
-    mask_BT: Tensor
-    statistics_5BT: Tensor
-
-    @classmethod
-    def empty(cls, rows: int, steps: int, device: torch.device) -> Recorded:
-        return cls(
-            torch.zeros(rows, steps, dtype=torch.long, device=device),
-            torch.zeros(rows, steps, dtype=torch.bool, device=device),
-            torch.zeros(5, rows, steps, dtype=torch.float32, device=device),
-        )
-
-
 @torch.no_grad()
 def sample(
     policy: Policy,
@@ -184,7 +159,7 @@ def sample(
     stop_ids = torch.tensor([*policy.stop_ids(), *further_stops], device=ids_PL.device)
     settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     model = policy.sampler() if use_sampler else policy.model
-    recorded = decode(
+    recorded = decode_native(
         model, ids_PL, mask_PL, owners_B, limits_B, stop_ids, settings, generator, stats
     )
     length = int(recorded.mask_BT.sum(1).max())
@@ -217,68 +192,3 @@ def texts_of(policy: Policy, tokens_BT: Tensor, mask_BT: Tensor) -> list[str]:
     """The text of each completion."""
     kept = zip(tokens_BT.tolist(), mask_BT.sum(1).tolist(), strict=True)
     return policy.decode([tokens[:count] for tokens, count in kept])
-
-
-@torch.no_grad()
-def decode(
-    model: nn.Module,
-    ids_PL: Tensor,
-    mask_PL: Tensor,
-    owners_B: Tensor,
-    limits_B: Tensor,
-    stop_ids: Tensor,
-    settings: dict[str, Any],
-    generator: torch.Generator,
-    stats: bool,
-    begin: Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, DynamicCache]] = prefill,
-) -> Recorded:
-    """The sampling loop: row b continues prompt `owners_B[b]` by at most `limits_B[b]` tokens (0: none).
-
-    There are at least as many rows as prompts, and a row's uniforms do not depend on the limits. `begin`
-    runs the prompts.
-    """
-    rows, steps = len(owners_B), int(limits_B.max())
-    recorded = Recorded.empty(rows, steps, ids_PL.device)
-    with evaluating(model):
-        logits_RV, prompt_cache = begin(model, ids_PL, mask_PL)
-        cache = PrefixCache(model, prompt_cache, mask_PL, rows)
-        alive_A = (limits_B > 0).nonzero().squeeze(1)
-        prefix_A = owners_B[alive_A]  # at first a completion's prefix is its prompt
-        for step in range(steps):
-            if step % _DRAWS == 0:
-                uniforms = torch.rand(_DRAWS, rows, generator=generator, dtype=torch.float64)
-                uniforms = uniforms.to(ids_PL.device)
-            tokens_A = _choose(logits_RV, prefix_A, uniforms[step % _DRAWS, alive_A], **settings)
-            recorded.tokens_BT[alive_A, step] = tokens_A
-            recorded.mask_BT[alive_A, step] = True
-            if stats:
-                found_5A = statistics(logits_RV, prefix_A, tokens_A)
-                recorded.statistics_5BT[:, alive_A, step] = found_5A
-            going_A = ~torch.isin(tokens_A, stop_ids) & (limits_B[alive_A] > step + 1)
-            alive_A, prefix_A, tokens_A = alive_A[going_A], prefix_A[going_A], tokens_A[going_A]
-            if len(alive_A) == 0:
-                break
-            size = logits_RV.shape[1]
-            pairs_K, number_A = torch.unique(prefix_A * size + tokens_A, return_inverse=True)
-            place_K, logits_RV = cache.step(pairs_K // size, pairs_K % size)
-            prefix_A = place_K[number_A]
-    return recorded
-
-
-def _choose(logits_RV: Tensor, prefix_A: Tensor, uniforms_A: Tensor, **settings: Any) -> Tensor:
-    """The next token of each completion."""
-    if settings["temperature"] == 0:
-        return logits_RV.argmax(-1)[prefix_A]
-    return draw(filter_logits(logits_RV, **settings), prefix_A, uniforms_A)
-
-
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Every module in eval mode inside; each as it was afterwards."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
