@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from workbench.anchors import AnchorTokens, guide_values, kl_value
 from workbench.decoding import evaluating
 from workbench.guides import GUIDE_PARAMS
 from workbench.memory import Memory, effective_beta, reference_of, second_stage
+from workbench.microbatches import add_gradient, in_parts
 from workbench.models import Policy
 from workbench.reading import Reading, read
 from workbench.recipe import Recipe
@@ -105,8 +106,8 @@ class Anchoring:
             trained_BT[rows_M].float(), self.recipe.max_new_tokens
         )
         rows_M = rows_M[trained_BT[rows_M].any(-1)]
-        total = 0.0
-        for rows_N in rows_M.split(self.recipe.microbatch) if len(rows_M) else ():
+
+        def pull(rows_N: Tensor) -> float:
             reading = read(self.policy, drawn, rows_N).only(trained_BT[rows_N])
             logprobs_NT, entropies_NT = reading.logprobs_entropies()
             width = logprobs_NT.shape[1]
@@ -121,9 +122,12 @@ class Anchoring:
             )
             loss_NT = self.beta * self._row(tokens) * weights_BT[rows_N, :width]
             loss = loss_NT[reading.mask_NT].sum()
-            loss.backward()
-            total += float(loss.detach())
-        return total
+            add_gradient(self.policy.model, loss)
+            return float(loss.detach())
+
+        model = self.policy.model
+        parts = in_parts(pull, rows_M, drawn, model, self.recipe, self.memory)
+        return sum((loss for _, loss in parts), 0.0)
 
     def kl(self, drawn: Rollouts) -> dict[str, float]:
         """train/kl: KL(policy || reference) in nats a token, the mean of k1 over unselected completions.
@@ -200,12 +204,12 @@ def reference_logprobs(
     recipe: Recipe, policy: Policy, memory: Memory, rollouts: Rollouts
 ) -> Tensor:
     """Log-probs of the completions under the reference, (B, T)."""
-    found_BT = torch.zeros_like(rollouts.logprobs_BT)
+
+    def logprobs(indices_N: Tensor) -> Tensor:
+        return read(policy, rollouts, indices_N).logprobs_entropies()[0]
+
     with reference_of(policy, memory):
-        for indices_N in torch.arange(rollouts.B, device=found_BT.device).split(recipe.microbatch):
-            logprobs_NT, _ = read(policy, rollouts, indices_N).logprobs_entropies()
-            found_BT[indices_N, : logprobs_NT.shape[1]] = logprobs_NT
-    return found_BT
+        return _whole(logprobs, recipe, policy, memory, rollouts)
 
 
 def reference_completions(
@@ -242,12 +246,27 @@ def _exact_whole(
     recipe: Recipe, policy: Policy, memory: Memory, rollouts: Rollouts, direction: str
 ) -> Tensor:
     """The exact KL of every state of the batch, (B, T), without gradient."""
-    found_BT = torch.zeros_like(rollouts.logprobs_BT)
+
+    def exact(indices_N: Tensor) -> Tensor:
+        reading = read(policy, rollouts, indices_N)
+        return _exact(policy, memory, rollouts, reading, indices_N, direction)
+
     with evaluating(policy.model):
-        for indices_N in torch.arange(rollouts.B, device=found_BT.device).split(recipe.microbatch):
-            reading = read(policy, rollouts, indices_N)
-            kl_NT = _exact(policy, memory, rollouts, reading, indices_N, direction)
-            found_BT[indices_N, : kl_NT.shape[1]] = kl_NT
+        return _whole(exact, recipe, policy, memory, rollouts)
+
+
+def _whole(
+    values: Callable[[Tensor], Tensor],
+    recipe: Recipe,
+    policy: Policy,
+    memory: Memory,
+    rollouts: Rollouts,
+) -> Tensor:
+    """`values` (N, up to T) of all rows of a batch, taken in microbatches, as (B, T)."""
+    found_BT = torch.zeros_like(rollouts.logprobs_BT)
+    rows_B = torch.arange(rollouts.B, device=found_BT.device)
+    for rows_N, values_NT in in_parts(values, rows_B, rollouts, policy.model, recipe, memory):
+        found_BT[rows_N, : values_NT.shape[1]] = values_NT
     return found_BT
 
 

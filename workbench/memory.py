@@ -6,6 +6,7 @@
     - The reference's adapter, where it is not simply the base.
     - The T_post + A_pre scores seen, from which a separation's "flat" rule takes its switch, and the step
       after which the switch came, so that a run that is made longer does not take it back.
+    - How many tokens fit in one pass (`microbatches`), so that a run that goes on is cut the same way.
 
 K successes in a group of G.
 """
@@ -46,6 +47,10 @@ class Memory:
     separated: str = ""  # the separation that the two below belong to
     post_pre: list[tuple[int, float]] = field(default_factory=list)  # step, T_post + A_pre
     switched_at: int | None = None  # the last step of its first stage, once that has ended
+    token_limit: int = (
+        0  # most tokens of a microbatch, as far as that has shown itself; 0: it has not
+    )
+    retries: int = 0  # microbatches for which memory gave out, and that were halved
 
     @classmethod
     def fresh(cls, group_size: int) -> Memory:
@@ -61,6 +66,8 @@ class Memory:
             "separated": self.separated,
             "post_pre": [list(pair) for pair in self.post_pre],
             "switched_at": self.switched_at,
+            "token_limit": self.token_limit,
+            "retries": self.retries,
         }
 
     def load(self, values: Mapping[str, Any], reference: dict[str, Tensor] | None) -> None:
@@ -73,6 +80,8 @@ class Memory:
         self.separated = str(values.get("separated", ""))
         self.post_pre = [(int(step), float(score)) for step, score in values.get("post_pre", [])]
         self.switched_at = values.get("switched_at")
+        self.token_limit = int(values.get("token_limit", 0))
+        self.retries = int(values.get("retries", 0))
         self.reference = reference
 
 

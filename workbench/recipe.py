@@ -166,6 +166,12 @@ class Recipe:
     microbatch: int = setting(
         256, "Completions in one forward pass; lower it to save memory.", low=1, live=True
     )
+    microbatch_tokens: int = setting(
+        0,
+        "Tokens in one forward pass, of completions sorted by length; 0 sets no limit on the CPU, and on a "
+        "GPU one that fits its memory. Where memory gives out, it is halved.",
+        low=0, live=True,
+    )  # fmt: skip
 
     eval_every: int = setting(10, "Steps between evaluations.", low=1)
     eval_prompts: int = setting(64, "Held-out prompts of an evaluation, always the same.", low=1)

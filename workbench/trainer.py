@@ -46,6 +46,7 @@ from workbench.memory import (
     remember_groups,
     second_stage,
 )
+from workbench.microbatches import add_gradient, in_parts
 from workbench.models import Policy, load_policy
 from workbench.reading import read
 from workbench.recipe import Recipe
@@ -163,7 +164,8 @@ def train_step(state: State, recipe: Recipe, *, measure_kl: bool = False) -> Rep
     anchor acts through the reward), train/grad_norm (before clipping), train/ratio_gap (mean
     |ratio - 1|), train/learning_rate, train/beta, train/alpha and train/baseline (of an objective that has
     them; chosen where they are "auto" and "optimal"), train/guide and train/guided (mean q and share of
-    tokens with q off 1, of an anchor with a guide);
+    tokens with q off 1, of an anchor with a guide); train/tokens_at_once (most tokens of a microbatch; where
+    that was chosen by the memory there is);
     groups/zero_signal, groups/solved_all, groups/solved_none (shares, before any refill),
     groups/refilled (share), groups/update_scale (mean over groups of sum_i r_i A_i / G, with 0/1 rewards
     the multiplier of the group's mean success score), groups/advantage (mean |advantage|);
@@ -271,6 +273,8 @@ def update(
     count = max(sums.pop("updates"), 1.0)
     metrics |= {f"train/{name}": value / count for name, value in sums.items()}
     metrics["train/beta"] = effective_beta(recipe, memory) if anchored else 0.0
+    if memory.token_limit:
+        metrics["train/tokens_at_once"] = float(memory.token_limit)
     if anchoring is not None:
         metrics |= anchoring.kl(drawn)
     if anchored:
@@ -291,34 +295,54 @@ def backward(
     weights_BT[indices_M] = recipe.variant("aggregation")(
         batch.trained_BT[indices_M].float(), recipe.max_new_tokens
     )
-    gap = tokens = mismatch = 0.0
-    for indices in kept_M.split(recipe.microbatch):
-        reading = read(state.policy, rollouts, indices).only(batch.trained_BT[indices])
-        new_BT, entropies_BT = reading.logprobs_entropies()
-        width, mask_BT = new_BT.shape[1], reading.mask_NT
-        old_BT = rollouts.logprobs_BT[indices, :width].masked_fill(~mask_BT, 0.0)
-        loss_BT = recipe.variant("surrogate")(
-            new_BT, old_BT, batch.advantages_BT[indices, :width], mask_BT, **recipe.surrogate_args
-        )
-        if batch.anchoring is not None:
-            penalty_BT = batch.anchoring.penalty(reading, new_BT, entropies_BT, indices)
-            if penalty_BT is not None:
-                loss_BT = loss_BT + penalty_BT
-                part_BT = penalty_BT.detach() * weights_BT[indices, :width]
-                sums["anchor_loss"] += float(part_BT[mask_BT].sum())
-        loss = (loss_BT * weights_BT[indices, :width])[mask_BT].sum()
-        loss.backward()
-        sums["loss"] += float(loss.detach())
-        difference = (new_BT.detach() - old_BT)[mask_BT]
-        gap += float((difference.exp() - 1).abs().sum())
-        mismatch += float(difference.abs().sum())
-        tokens += len(difference)
+
+    def part(indices: Tensor) -> dict[str, float]:
+        return backward_part(state, recipe, batch, weights_BT, indices)
+
+    model, memory = state.policy.model, state.memory
+    found = dict.fromkeys(("loss", "anchor_loss", "gap", "mismatch", "tokens"), 0.0)
+    for _, numbers in in_parts(part, kept_M, rollouts, model, recipe, memory):
+        found = {name: value + numbers[name] for name, value in found.items()}
     if batch.anchoring is not None:
         pull = batch.anchoring.pull_to_drawn(indices_M)
-        sums["loss"] += pull
-        sums["anchor_loss"] += pull
-    sums["ratio_gap"] += gap / max(tokens, 1.0)
-    return mismatch / max(tokens, 1.0)
+        found["loss"] += pull
+        found["anchor_loss"] += pull
+    tokens = max(found["tokens"], 1.0)
+    sums["loss"] += found["loss"]
+    sums["anchor_loss"] += found["anchor_loss"]
+    sums["ratio_gap"] += found["gap"] / tokens
+    return found["mismatch"] / tokens
+
+
+def backward_part(
+    state: State, recipe: Recipe, batch: Batch, weights_BT: Tensor, indices: Tensor
+) -> dict[str, float]:
+    """Add the gradient of the rows `indices`, each token's loss by its weight; sums over their tokens."""
+    rollouts = batch.rollouts
+    reading = read(state.policy, rollouts, indices).only(batch.trained_BT[indices])
+    new_BT, entropies_BT = reading.logprobs_entropies()
+    width, mask_BT = new_BT.shape[1], reading.mask_NT
+    old_BT = rollouts.logprobs_BT[indices, :width].masked_fill(~mask_BT, 0.0)
+    loss_BT = recipe.variant("surrogate")(
+        new_BT, old_BT, batch.advantages_BT[indices, :width], mask_BT, **recipe.surrogate_args
+    )
+    anchor_loss = 0.0
+    if batch.anchoring is not None:
+        penalty_BT = batch.anchoring.penalty(reading, new_BT, entropies_BT, indices)
+        if penalty_BT is not None:
+            loss_BT = loss_BT + penalty_BT
+            part_BT = penalty_BT.detach() * weights_BT[indices, :width]
+            anchor_loss = float(part_BT[mask_BT].sum())
+    loss = (loss_BT * weights_BT[indices, :width])[mask_BT].sum()
+    add_gradient(state.policy.model, loss)
+    difference = (new_BT.detach() - old_BT)[mask_BT]
+    return {
+        "loss": float(loss.detach()),
+        "anchor_loss": anchor_loss,
+        "gap": float((difference.exp() - 1).abs().sum()),
+        "mismatch": float(difference.abs().sum()),
+        "tokens": len(difference),
+    }
 
 
 def clip_and_step(state: State, recipe: Recipe, report: Report, sums: dict[str, float]) -> None:

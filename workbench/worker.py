@@ -233,8 +233,12 @@ class Worker:
         self._take_up_changes(state.step + 1)
         recipe, step = self.recipe, state.step + 1
         evaluating = step % recipe.eval_every == 0 or step >= recipe.steps
+        retries = state.memory.retries
         report = train_step(state, recipe, measure_kl=evaluating or self._looking)
         self._keep_constraint_model(state, step)
+        if state.memory.retries > retries:
+            text = f"out of memory: at most {state.memory.token_limit} tokens at once from here on"
+            self.folder.append_event(step, "memory", text, {})
         measured = self._evaluate(state) if evaluating else {}
         if recipe.probe_every and (step % recipe.probe_every == 0 or step >= recipe.steps):
             measured |= self._probe(state)
