@@ -21,6 +21,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, DynamicCache
 
 from workbench.attention import attending, refuse_unknown
+from workbench.recomputing import recomputing
 
 PACKED = "workbench_packed"
 
@@ -142,7 +143,7 @@ def shared_prefill(model: Any, ids_PL: Tensor, mask_PL: Tensor) -> tuple[Tensor,
 
 
 def _run(model: Any, packing: Packing, **caching: Any) -> Tensor:
-    with attending(model, PACKED):
+    with attending(model, PACKED), recomputing(model, PACKED):
         return model(
             packing.ids_U[None],
             # Made to measure in the attention below; a 4-D mask keeps transformers from making one.

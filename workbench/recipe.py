@@ -172,6 +172,12 @@ class Recipe:
         "GPU one that fits its memory. Where memory gives out, it is halved.",
         low=0, live=True,
     )  # fmt: skip
+    gradient_checkpointing: str = setting(
+        "auto",
+        "Keep each layer's input alone and run the layer again in the backward pass: less memory, about a "
+        "third more time; auto does so with a large model on a GPU.",
+        choices=("auto", "on", "off"),
+    )  # fmt: skip
 
     eval_every: int = setting(10, "Steps between evaluations.", low=1)
     eval_prompts: int = setting(64, "Held-out prompts of an evaluation, always the same.", low=1)

@@ -50,6 +50,7 @@ from workbench.microbatches import add_gradient, in_parts
 from workbench.models import Policy, load_policy
 from workbench.reading import read
 from workbench.recipe import Recipe
+from workbench.recomputing import switch_recomputing
 from workbench.refill import refilled
 from workbench.rollout import Rollouts
 from workbench.scoring import Scored, check_judge, score
@@ -133,6 +134,7 @@ def prepare(recipe: Recipe) -> State:
         device=recipe.device,
         seed=recipe.seed,
     )
+    switch_recomputing(policy.model, recipe.gradient_checkpointing, policy.device)
     check_judge(recipe)
     thought_end(policy, recipe)  # refuses a separation that the tokenizer can't carry out
     task = recipe.make_task()

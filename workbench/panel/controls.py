@@ -49,7 +49,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     ),
     "Optimiser": (
         "steps", "learning_rate", "weight_decay", "max_grad_norm", "minibatches", "epochs",
-        "microbatch", "microbatch_tokens",
+        "microbatch", "microbatch_tokens", "gradient_checkpointing",
     ),
 }  # fmt: skip
 REST = "Run, evaluation, saving"  # every field that no section names
