@@ -235,3 +235,12 @@ def test_colours_of_levels_darken_in_order_and_are_seen_on_white_and_on_black():
     assert found == sorted(found, reverse=True)
     dark = luminance("#212121")  # of JupyterLab
     assert all(1.05 / (one + 0.05) > 2 and (one + 0.05) / (dark + 0.05) > 2 for one in found)
+
+
+def test_beta_alone_begins_its_row():
+    figure = plots.empty_figure(1, extra=["beta"])
+    both = plots.empty_figure(1, extra=["alpha", "beta"])
+    beta = next(p for p in series.SUBPLOTS if p.key == "beta")
+    x_name, _, _ = plots.axis_names(beta)
+    assert figure.layout[x_name].domain[0] == 0
+    assert both.layout[x_name].domain[0] > 0.3

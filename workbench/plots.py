@@ -7,6 +7,7 @@ FigureWidget are both made of these, so they can't drift apart. No torch, no wid
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -240,6 +241,8 @@ def layout(theme: str, runs: int) -> dict[str, Any]:
         if subplot.key == "k":
             labels = [str(k) for k in TICK_KS]
             result[x_name] |= {"type": "log", "tickvals": TICK_KS, "ticktext": labels}
+            # The range before there is anything to show: up to 64, whose labels fit.
+            result[x_name] |= {"autorange": True, "range": [-0.1, 1.9]}
         result["annotations"].append({
             "text": title_of(subplot), "font": {"size": 12}, "showarrow": False,
             "x": 0, "xref": f"{x_axis} domain", "xanchor": "left",
@@ -271,7 +274,9 @@ def arrange(figure: go.Figure, extra: Collection[str] = ()) -> None:
     layout.height = height_of(below)
     for subplot, title in zip(SUBPLOTS, layout.annotations, strict=True):
         title.visible = shown = subplot.row not in ASKS or subplot.key in extra
-        left, right, bottom, top = cell(subplot, below) if shown else (0, 0.01, 0, 0.01)
+        alone = subplot.key == "beta" and "alpha" not in extra  # then the row begins with it
+        placed = dataclasses.replace(subplot, column=0) if alone else subplot
+        left, right, bottom, top = cell(placed, below) if shown else (0, 0.01, 0, 0.01)
         x_name, y_name, _ = axis_names(subplot)
         layout[x_name].update(domain=[left, right], visible=shown)
         layout[y_name].update(domain=[bottom, top], visible=shown)
