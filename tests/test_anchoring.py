@@ -73,7 +73,7 @@ def test_the_exact_kl_and_its_gradient_are_the_sums_over_the_vocabulary(made, di
 
 def test_an_exact_kl_in_parts_is_the_same(made, monkeypatch):
     whole = penalty_of(anchoring_of(made, "forward_kl"), [0, 5])
-    monkeypatch.setattr("workbench.reading._KL_ENTRIES", 1)  # one context at a time
+    monkeypatch.setattr("workbench.tiles.TILE", 64 * 5)  # 5 words and 64 contexts at a time
     torch.testing.assert_close(penalty_of(anchoring_of(made, "forward_kl"), [0, 5]), whole)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from workbench import sources
+from workbench import models, sources
 from workbench.merging import dequantised
 from workbench.models import load_policy
 from workbench.variants import WorkbenchError
@@ -364,3 +364,10 @@ def test_the_base_adapter_is_the_base(policy_of):
         moved = policy.sampler()(ids).logits
     torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)
     assert (moved - wanted).abs().max() > 0.1
+
+
+def test_a_head_of_no_known_kind_is_said(toy_world, monkeypatch, caplog):
+    assert load_policy(toy_world, device="cpu").head is not None and not caplog.text
+    monkeypatch.setattr(models, "find_head", lambda model: None)
+    assert load_policy(toy_world, device="cpu").head is None
+    assert "Lower microbatch" in caplog.text

@@ -1,11 +1,14 @@
 """read() against full forward passes, in value and gradient."""
 
+import dataclasses
+
 import pytest
 import torch
 
 from workbench import reading
 from workbench.reading import read
 from workbench.rollout import sample
+from workbench.tiles import Given, Linear, given
 
 FAMILIES = ["llama", "qwen2", "qwen3", "gemma2", "gemma3_text"]
 
@@ -119,8 +122,91 @@ def test_a_reading_of_fewer_tokens_is_the_same_there_and_nothing_elsewhere(polic
     chosen_BT[::2, ::2] = True
     part = whole.only(chosen_BT)
     kept_BT = rollouts.mask_BT & chosen_BT[:, : rollouts.T]
-    assert torch.equal(part.mask_NT, kept_BT) and part.logits_CV is whole.logits_CV
-    for mine, theirs in zip(part.logprobs_entropies(), whole.logprobs_entropies(), strict=True):
+    assert torch.equal(part.mask_NT, kept_BT) and part.states is whole.states
+    for mine, theirs in zip(part.statistics(), whole.statistics(), strict=True):
         assert torch.equal(mine, theirs * kept_BT)
-    kl_BT = part.exact_kl(torch.zeros_like(whole.logits_CV), "reverse")
+    flat = dataclasses.replace(whole, states=given(torch.zeros_like(whole.logits())))
+    kl_BT = part.exact_kl(flat, "reverse")
     assert (kl_BT[kept_BT] > 0).all() and not kl_BT[~kept_BT].any()
+
+
+@pytest.mark.parametrize("tile", [64 * 7, 2**23])
+@pytest.mark.parametrize("known", [True, False])
+def test_the_four_statistics_are_those_recorded_while_sampling(policy_of, monkeypatch, known, tile):
+    monkeypatch.setattr("workbench.tiles.TILE", tile)
+    policy = policy_of()
+    if not known:
+        policy.head = None
+    made = sample(policy, PROMPTS, group_size=2, max_new_tokens=6)
+    found = read(policy, made).statistics()
+    recorded = (
+        made.logprobs_BT, made.entropies_BT, made.log_collisions_BT, made.self_certainties_BT,
+    )  # fmt: skip
+    for mine, theirs in zip(found, recorded, strict=True):
+        torch.testing.assert_close(mine, theirs * made.mask_BT, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "family", ["llama", "gemma2"]
+)  # packed, and with a soft cap and not packed
+def test_without_a_known_head_the_reading_is_the_same(policy_of, family):
+    """Full logits on one side, hidden states on the other, in value and gradient."""
+    policy = policy_of(family)
+    assert reading.can_replace(policy.model) == (family == "llama")
+    made = sample(policy, PROMPTS, group_size=2, max_new_tokens=6)
+
+    def outcome():
+        found = read(policy, made)
+        with torch.no_grad(), policy.reference():
+            reference = read(policy, made)
+        loss = sum(part.sum() for part in found.statistics())
+        (loss + found.exact_kl(reference, "reverse").sum()).backward()
+        return loss.detach(), found, gradients(policy)
+
+    value, whole, gradient = outcome()
+    assert isinstance(whole.states.source, Linear)
+    policy.head = None
+    naive_value, naive, naive_gradient = outcome()
+    assert isinstance(naive.states.source, Given)
+    torch.testing.assert_close(whole.logits(), naive.logits(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(value, naive_value)
+    assert (gradient - naive_gradient).abs().max() < 1e-4 * naive_gradient.abs().max()
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_an_adapter_on_the_head_is_trained_and_the_reference_goes_without(policy_of, dropout):
+    """Against the logits of the model itself, whose dropout is drawn from the same numbers."""
+    policy = policy_of(lora_targets="q_proj,lm_head", lora_dropout=dropout)
+    made = sample(policy, PROMPTS, group_size=2, max_new_tokens=6)
+
+    def outcome(direction):
+        torch.manual_seed(3)
+        found = read(policy, made)
+        with torch.no_grad(), policy.reference():
+            reference = read(policy, made)
+        kl = found.exact_kl(reference, direction)
+        logprobs, entropies = found.logprobs_entropies()
+        (logprobs + entropies + kl).sum().backward()
+        return logprobs.detach(), kl.detach(), gradients(policy)
+
+    head = policy.head
+    for direction in ("reverse", "forward"):
+        policy.head = head
+        mine = outcome(direction)
+        policy.head = None
+        for found, wanted in zip(mine, outcome(direction), strict=True):
+            torch.testing.assert_close(found, wanted, atol=2e-4, rtol=1e-3)
+    assert mine[1].max() > 0.1
+
+
+def test_a_reference_held_in_another_adapter_keeps_its_own_head(policy_of):
+    """The reading of a held adapter is used after the policy's own is back."""
+    policy = policy_of(lora_targets="lm_head")
+    made = sample(policy, PROMPTS[:1], group_size=2, max_new_tokens=4)
+    other = {name: parameter.detach() * 3 for name, parameter in policy.trainable()}
+    with torch.no_grad():
+        with policy.holding(other):
+            reference = read(policy, made)
+            wanted = reference.logits().clone()
+        assert torch.equal(reference.logits(), wanted)
+        assert (read(policy, made).logits() - wanted).abs().max() > 0.1

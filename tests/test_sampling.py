@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from workbench.sampling import draw, filter_logits, logprob_entropy, statistics
+from workbench.sampling import draw, filter_logits, statistics
 
 
 @pytest.mark.parametrize(
@@ -36,25 +36,6 @@ def test_draw_inverts_the_cumulative_distribution():
     uniforms = torch.tensor([0.0, 0.05, 0.15, 0.45, 0.65, 1 - 2**-53], dtype=torch.float64)
     # Cumulative: 0, .1, .3, .6, 1, 1; tokens of probability 0 are never drawn, not even at 0.
     assert draw(logits, torch.arange(6), uniforms).tolist() == [1, 1, 2, 3, 4, 4]
-
-
-def test_logprob_and_entropy_have_autograds_gradient(monkeypatch):
-    monkeypatch.setattr("workbench.sampling._CHUNK", 40)  # several chunks
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(9, 17, generator=generator) * 3
-    logits[:, 4] = -200.0  # a token of probability 0 in fp32
-    contexts = torch.randint(0, 9, (30,), generator=generator)  # shared, some with the same token
-    tokens = torch.randint(0, 3, (30,), generator=generator)
-    weights = torch.randn(2, 30, generator=generator)
-    mine, plain = logits.clone().requires_grad_(), logits.clone().requires_grad_()
-    logprob, entropy = logprob_entropy(mine, contexts, tokens)
-    logp = plain.log_softmax(-1)
-    wanted = logp[contexts, tokens], -(logp.exp() * logp).sum(-1)[contexts]
-    (logprob * weights[0] + entropy * weights[1]).sum().backward()
-    (wanted[0] * weights[0] + wanted[1] * weights[1]).sum().backward()
-    assert torch.allclose(logprob, wanted[0], atol=1e-5)
-    assert torch.allclose(entropy, wanted[1], atol=1e-5)
-    assert torch.allclose(mine.grad, plain.grad, atol=1e-5)
 
 
 def test_statistics_by_hand():

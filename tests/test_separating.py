@@ -21,6 +21,7 @@ from workbench.separating import malformed_rows, separate, thought_end
 from workbench.separation import SEPARATIONS, thinking
 from workbench.surrogates import AGGREGATIONS, SURROGATES
 from workbench.tables import rollout_table
+from workbench.tiles import given
 from workbench.trainer import Report, prepare, train_step
 from workbench.variants import Variant, WorkbenchError
 
@@ -139,8 +140,8 @@ def forms(row, names):
         yield {param.name: value for param, value in zip(open_, values, strict=True)}
 
 
-ANCHORED = [(name, given) for name, row in ANCHORS.items() for given in forms(row, CHOICES)]
-SURROGATED = [(name, given) for name, row in SURROGATES.items() for given in forms(row, ("level",))]
+ANCHORED = [(name, form) for name, row in ANCHORS.items() for form in forms(row, CHOICES)]
+SURROGATED = [(name, form) for name, row in SURROGATES.items() for form in forms(row, ("level",))]
 
 
 class Leaves:
@@ -154,18 +155,18 @@ class Leaves:
                 mine = read(policy, rollouts)
                 with policy.reference():
                     base = read(policy, rollouts)
-            self.held[id(rollouts)] = mine, base.logits_CV
+            self.held[id(rollouts)] = mine, base
         self.given = {}
 
     def read(self, policy, rollouts, indices=None):
-        """All rows at once (microbatch is large); the reference's logits where no gradient is asked for."""
-        whole, base_CV = self.held[id(rollouts)]
+        """All rows at once (microbatch is large); the reference's where no gradient is asked for."""
+        whole, base = self.held[id(rollouts)]
         assert indices is None or indices.tolist() == list(range(rollouts.B))
         if not torch.is_grad_enabled():
-            return dataclasses.replace(whole, logits_CV=base_CV)
-        leaf_CV = whole.logits_CV.clone().requires_grad_()
+            return base
+        leaf_CV = whole.logits().requires_grad_()
         self.given[id(rollouts)] = leaf_CV
-        return dataclasses.replace(whole, logits_CV=leaf_CV)
+        return dataclasses.replace(whole, states=given(leaf_CV))
 
     def gradients(self, rollouts, trained_BT):
         """Gradient of the logits that trained tokens were drawn from, per token, and of all others."""

@@ -238,7 +238,7 @@ def _exact(
     """The exact KL of each state that `reading` went through, (N, T), with its gradient."""
     with torch.no_grad(), reference_of(policy, memory):
         reference = read(policy, rollouts, indices_N)
-    return reading.exact_kl(reference.logits_CV, direction)
+    return reading.exact_kl(reference, direction)
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from workbench.attention import ONE_QUERY, attending, can_replace
+from workbench.head import Head, outputs
 
 
 class RoomyLayer(DynamicLayer):
@@ -126,11 +127,18 @@ class PrefixCache:
         return place_K
 
 
-def prefill(model: nn.Module, ids_PL: Tensor, mask_PL: Tensor) -> tuple[Tensor, DynamicCache]:
-    """Run the prompts: logits (P, V) of the first completion token, and the keys and values."""
+def prefill(
+    model: nn.Module, ids_PL: Tensor, mask_PL: Tensor, head: Head | None = None
+) -> tuple[Tensor, DynamicCache]:
+    """Run the prompts: logits (P, V) of the first completion token, and the keys and values.
+
+    With the model's `head`, what the head makes these logits of, (P, H), in their place.
+    """
     # Made without the config, so that sliding-window layers keep all keys; their mask hides the old.
     cache = DynamicCache()
-    output = model(
+    last_P1X = outputs(
+        model,
+        head,
         ids_PL,
         attention_mask=mask_PL,
         position_ids=(mask_PL.cumsum(1) - 1).clamp(min=0),
@@ -138,13 +146,19 @@ def prefill(model: nn.Module, ids_PL: Tensor, mask_PL: Tensor) -> tuple[Tensor, 
         use_cache=True,
         logits_to_keep=1,
     )
-    return output.logits[:, -1], cache
+    return last_P1X[:, -1], cache
 
 
-def completion_logits(
-    model: nn.Module, prompt: DynamicCache, mask_PL: Tensor, owners_N: Tensor, inputs_NQ: Tensor
+def completion_outputs(
+    model: nn.Module,
+    prompt: DynamicCache,
+    mask_PL: Tensor,
+    owners_N: Tensor,
+    inputs_NQ: Tensor,
+    head: Head | None,
 ) -> Tensor:
-    """Logits (N, Q, V) after each of `inputs_NQ`, which continue the prompts `owners_N`.
+    """Logits (N, Q, V) after each of `inputs_NQ`, which continue the prompts `owners_N`; as in `prefill`,
+    with a head what it makes them of.
 
     For models whose attention cannot be packed. Gradients flow through the shared keys and values
     back into the prompts.
@@ -156,13 +170,13 @@ def completion_logits(
         layer.keys, layer.values = shared.keys[owners_N], shared.values[owners_N]
         layers.append(layer)
     queries = inputs_NQ.shape[1]
-    if queries == 0:
-        return prompt.layers[0].keys.new_empty(len(inputs_NQ), 0, model.config.vocab_size)
     mask_NL = mask_PL[owners_N]
-    return model(
+    return outputs(
+        model,
+        head,
         inputs_NQ,
         attention_mask=nn.functional.pad(mask_NL, (0, queries), value=True),
         position_ids=mask_NL.sum(1, keepdim=True) + torch.arange(queries, device=mask_NL.device),
         past_key_values=Cache(layers=layers),
         use_cache=True,
-    ).logits
+    )

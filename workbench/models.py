@@ -15,6 +15,7 @@ Only safetensors are read and remote code is never run.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from workbench.head import Head, find_head
 from workbench.loading import (
     LOADING,
     QUANTIZATIONS,
@@ -54,6 +56,7 @@ class Policy:
     device: torch.device
     quantize: str
     merged: str = "auto"  # whether sampler() is a merged copy: "auto", "always" or "never"
+    head: Head | None = None  # what makes its logits, where that is known
     _sampler: nn.Module | None = field(default=None, repr=False)
     _sampler_versions: tuple[int, ...] | None = field(default=None, repr=False)
 
@@ -224,6 +227,13 @@ def load_policy(
         tokenizer = load_tokenizer(source, str(name))
         settings = {"r": lora_rank, "lora_alpha": lora_alpha, "lora_dropout": lora_dropout}
         model = add_adapter(base, target_names(lora_targets), seed, **settings).eval()
+        head = find_head(model)
+        if head is None:
+            logging.getLogger(__name__).warning(
+                "The head of %r is of no known kind: log-probs are read from full logits, 4 bytes or more "
+                "for every context and word. Lower microbatch if memory runs out.",
+                str(name),
+            )
         for module_name, module in model.named_modules():
             module.training = "lora_dropout" in module_name  # the only dropout that training uses
-        return Policy(model, tokenizer, str(name), where, quantize, merged)
+        return Policy(model, tokenizer, str(name), where, quantize, merged, head)

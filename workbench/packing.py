@@ -21,6 +21,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, DynamicCache
 
 from workbench.attention import attending, refuse_unknown
+from workbench.head import Head, outputs
 from workbench.recomputing import recomputing
 
 PACKED = "workbench_packed"
@@ -109,9 +110,9 @@ def pack(
     )
 
 
-def context_logits(model: Any, packing: Packing) -> Tensor:
-    """Logits (C, V) after every context, with gradient."""
-    return _run(model, packing, use_cache=False)
+def context_outputs(model: Any, packing: Packing, head: Head | None = None) -> Tensor:
+    """Logits (C, V) after every context, with gradient; with the model's head what it reads, (C, H)."""
+    return _run(model, packing, head, use_cache=False)
 
 
 def shared_prefill(model: Any, ids_PL: Tensor, mask_PL: Tensor) -> tuple[Tensor, DynamicCache]:
@@ -133,7 +134,7 @@ def shared_prefill(model: Any, ids_PL: Tensor, mask_PL: Tensor) -> tuple[Tensor,
     last_P = packing.context_NT.gather(1, lengths_P1 - 1).squeeze(1)
     packing = dataclasses.replace(packing, keep_C=packing.keep_C[last_P])
     packed, cache = DynamicCache(), DynamicCache()
-    logits_PV = _run(model, packing, use_cache=True, past_key_values=packed)
+    logits_PV = _run(model, packing, None, use_cache=True, past_key_values=packed)
     slots_PL = torch.cat((packing.prompt_PL[owners_P], packing.inputs_NQ), 1)
     slots_PL = slots_PL.gather(1, (places_L - width + lengths_P1).clamp_(min=0))
     for number, layer in enumerate(packed.layers):
@@ -142,9 +143,11 @@ def shared_prefill(model: Any, ids_PL: Tensor, mask_PL: Tensor) -> tuple[Tensor,
     return logits_PV, cache
 
 
-def _run(model: Any, packing: Packing, **caching: Any) -> Tensor:
+def _run(model: Any, packing: Packing, head: Head | None, **caching: Any) -> Tensor:
     with attending(model, PACKED), recomputing(model, PACKED):
-        return model(
+        return outputs(
+            model,
+            head,
             packing.ids_U[None],
             # Made to measure in the attention below; a 4-D mask keeps transformers from making one.
             attention_mask=packing.ids_U.new_ones(1, 1, 1, 1, dtype=torch.bool),
@@ -152,7 +155,7 @@ def _run(model: Any, packing: Packing, **caching: Any) -> Tensor:
             logits_to_keep=packing.keep_C,
             packing=packing,
             **caching,
-        ).logits[0]
+        )[0]
 
 
 def _attention(

@@ -1,7 +1,7 @@
 """read(): the trainable model over completions that were sampled, with gradient.
 
 Shapes: P prompts, L prompt tokens (padded left), N chosen completions, T completion tokens (padded right), C
-contexts of a token, V vocabulary.
+contexts of a token, V vocabulary, X what the head reads or, where no head is known, the vocabulary.
 """
 
 from __future__ import annotations
@@ -13,35 +13,47 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
+from workbench import likelihoods
 from workbench.attention import can_replace
-from workbench.cache import completion_logits, prefill
-from workbench.packing import context_logits, pack
+from workbench.cache import completion_outputs, prefill
+from workbench.packing import context_outputs, pack
 from workbench.rollout import Rollouts
-from workbench.sampling import logprob_entropy
+from workbench.tiles import States, given
 
 if TYPE_CHECKING:
     from workbench.models import Policy
 
-_KL_ENTRIES = 2**24  # contexts x vocabulary of one part of an exact KL
-
 
 @dataclass(frozen=True)
 class Reading:
-    """The trainable model's logits over chosen completions, with gradient: once per distinct context."""
+    """What the trainable model says of chosen completions, with gradient: once per distinct context.
 
-    logits_CV: Tensor
+    It holds the last hidden states and the head, so that logits exist one tile at a time; the logits
+    themselves only for a model whose head is not known (`head`).
+    """
+
+    states: States
     context_NT: Tensor  # the context that predicts each token; any where masked
     tokens_NT: Tensor
     mask_NT: Tensor
 
     def logprobs_entropies(self) -> tuple[Tensor, Tensor]:
         """Log-probs of the tokens and entropies (nats), both fp32 (N, T), temperature 1, 0 where masked."""
-        mask_NT = self.mask_NT
-        found = logprob_entropy(self.logits_CV, self.context_NT[mask_NT], self.tokens_NT[mask_NT])
-        logprobs_NT, entropies_NT = (self._spread(part) for part in found)
+        logprobs_NT, entropies_NT = map(
+            self._spread, likelihoods.logprob_entropy(self.states, *self._chosen())
+        )
         return logprobs_NT, entropies_NT
+
+    def statistics(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The same two, and of each token's distribution log collision probability and self-certainty."""
+        found = map(self._spread, likelihoods.statistics(self.states, *self._chosen()))
+        logprobs_NT, entropies_NT, collisions_NT, certainties_NT = found
+        return logprobs_NT, entropies_NT, collisions_NT, certainties_NT
+
+    def logits(self) -> Tensor:
+        """All logits, fp32 (C, V), without gradient: for looking at a few."""
+        return self.states.logits()
 
     def only(self, mask_NL: Tensor) -> Reading:
         """The same reading of fewer tokens; the others are looked at no more and get no gradient.
@@ -51,21 +63,17 @@ class Reading:
         mask_NT = self.mask_NT & mask_NL[:, : self.mask_NT.shape[1]]
         return dataclasses.replace(self, mask_NT=mask_NT)
 
-    def exact_kl(self, reference_CV: Tensor, direction: str) -> Tensor:
+    def exact_kl(self, reference: Reading, direction: str) -> Tensor:
         """KL of each token's state over the whole vocabulary, (N, T): "reverse" is KL(policy || reference).
 
-        `reference_CV` are the reference's logits over the same completions (`read` in its context). Contexts
-        are taken in parts that are computed again in the backward pass, so no more than one part of the
-        vocabulary-sized terms is held.
+        `reference` is a reading of the same completions by the reference (`read` in its context); it gets
+        no gradient.
         """
-        size = max(1, _KL_ENTRIES // self.logits_CV.shape[1])
-        parts = [
-            checkpoint(_state_kl, logits, reference, direction, use_reentrant=False)
-            for logits, reference in zip(
-                self.logits_CV.split(size), reference_CV.detach().split(size), strict=True
-            )
-        ]
-        return self._spread(torch.cat(parts)[self.context_NT[self.mask_NT]])
+        kl_C = likelihoods.exact_kl(self.states, reference.states, direction)
+        return self._spread(kl_C[self.context_NT[self.mask_NT]])
+
+    def _chosen(self) -> tuple[Tensor, Tensor]:
+        return self.context_NT[self.mask_NT], self.tokens_NT[self.mask_NT]
 
     def _spread(self, values: Tensor) -> Tensor:
         empty_NT = values.new_zeros(self.mask_NT.shape)
@@ -88,19 +96,17 @@ def read(
     longest = int(lengths_N.max())
     tokens_NT = rollouts.completion_ids_BT[rows_N, :longest]
     mask_NT = rollouts.mask_BT[rows_N, :longest]
-    if can_replace(policy.model):
+    model, head = policy.model, policy.head
+    if can_replace(model):
         packing = pack(ids_PL, mask_PL, owners_N, tokens_NT, lengths_N)
-        logits_CV, context_NT = context_logits(policy.model, packing), packing.context_NT
+        outputs_CX, context_NT = context_outputs(model, packing, head), packing.context_NT
     else:
-        logits_PV, cache = prefill(policy.model, ids_PL, mask_PL)
-        rest = completion_logits(policy.model, cache, mask_PL, owners_N, tokens_NT[:, :-1])
-        logits_CV = torch.cat((logits_PV[owners_N, None], rest), 1).flatten(0, 1)
-        context_NT = torch.arange(len(logits_CV), device=device).view_as(tokens_NT)
-    return Reading(logits_CV, context_NT, tokens_NT, mask_NT)
-
-
-def _state_kl(logits_CV: Tensor, reference_CV: Tensor, direction: str) -> Tensor:
-    logp_CV, ref_CV = logits_CV.float().log_softmax(-1), reference_CV.float().log_softmax(-1)
-    if direction == "forward":
-        logp_CV, ref_CV = ref_CV, logp_CV
-    return (logp_CV.exp() * (logp_CV - ref_CV)).sum(-1)
+        first_PX, cache = prefill(model, ids_PL, mask_PL, head)
+        parts = [first_PX[owners_N, None]]
+        if longest > 1:
+            inputs_NQ = tokens_NT[:, :-1]
+            parts.append(completion_outputs(model, cache, mask_PL, owners_N, inputs_NQ, head))
+        outputs_CX = torch.cat(parts, 1).flatten(0, 1)
+        context_NT = torch.arange(len(outputs_CX), device=device).view_as(tokens_NT)
+    states = given(outputs_CX) if head is None else head.states(outputs_CX)
+    return Reading(states, context_NT, tokens_NT, mask_NT)

@@ -1,4 +1,4 @@
-"""From logits to a token and its statistics: filters, the draw, log-probs with their gradient.
+"""From one step's logits to a token and its statistics: filters and the draw.
 
 Statistics are of the full distribution at temperature 1 and in fp32, whatever the sampling settings.
 N rows of logits, V vocabulary; C contexts and M tokens, each after one of them.
@@ -7,11 +7,9 @@ N rows of logits, V vocabulary; C contexts and M tokens, each after one of them.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 _CHUNK = 2**22  # logits worked on at a time, so that no fp32 copy of [N, V] is ever made
 
@@ -74,60 +72,6 @@ def statistics(logits_CV: Tensor, contexts_M: Tensor, tokens_M: Tensor) -> Tenso
     found_5M = torch.cat(parts, 1)[:, contexts_M]
     found_5M[0] = logits_CV[contexts_M, tokens_M].float() - found_5M[0]
     return found_5M
-
-
-def logprob_entropy(
-    logits_CV: Tensor, contexts_M: Tensor, tokens_M: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Log-prob of each token after its context and the context's entropy, fp32 (M,), with gradient.
-
-    The backward pass recomputes the probabilities: autograd would keep four fp32 copies of [C, V].
-    """
-    return _LogprobEntropy.apply(logits_CV, contexts_M, tokens_M)
-
-
-class _LogprobEntropy(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, logits_CV: Tensor, contexts_M: Tensor, tokens_M: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        normalisers, entropies = [], []
-        for part in _slices(logits_CV):
-            z = logits_CV[part].float()
-            normalisers.append(z.logsumexp(-1))
-            p = (z - normalisers[-1][:, None]).exp_()
-            entropies.append(torch.special.entr(p).sum(-1))
-        normalisers_C, entropies_C = torch.cat(normalisers), torch.cat(entropies)
-        ctx.save_for_backward(logits_CV, contexts_M, tokens_M, normalisers_C, entropies_C)
-        logprobs_M = logits_CV[contexts_M, tokens_M].float() - normalisers_C[contexts_M]
-        return logprobs_M, entropies_C[contexts_M]
-
-    @staticmethod
-    @once_differentiable
-    def backward(
-        ctx: Any, grad_logprobs_M: Tensor, grad_entropies_M: Tensor
-    ) -> tuple[Tensor, None, None]:
-        """d log p_a / dz_j = [j = a] - p_j, and dH / dz_j = -p_j (log p_j + H)."""
-        logits_CV, contexts_M, tokens_M, normalisers_C, entropies_C = ctx.saved_tensors
-        by_logprob_C = torch.zeros_like(normalisers_C).index_add_(0, contexts_M, grad_logprobs_M)
-        by_entropy_C = torch.zeros_like(normalisers_C).index_add_(0, contexts_M, grad_entropies_M)
-        grad_CV = torch.empty_like(logits_CV)
-        for part in _slices(logits_CV):
-            p = (logits_CV[part].float() - normalisers_C[part, None]).exp_()
-            # entr(p) is -p log p, and 0 where p is 0.
-            slope = torch.special.entr(p).addcmul_(p, entropies_C[part, None], value=-1)
-            grad_CV[part] = slope.mul_(by_entropy_C[part, None]).addcmul_(
-                p, by_logprob_C[part, None], value=-1
-            )
-        # Rows that share context and token are summed in fp32 before they meet a bf16 gradient.
-        pairs, number_M = torch.unique(
-            contexts_M * logits_CV.shape[1] + tokens_M, return_inverse=True
-        )
-        sums = torch.zeros(len(pairs), dtype=torch.float32, device=pairs.device)
-        sums.index_add_(0, number_M, grad_logprobs_M)
-        flat = grad_CV.view(-1)
-        flat[pairs] = (flat[pairs] + sums).to(flat.dtype)
-        return grad_CV, None, None
 
 
 def _slices(logits_NV: Tensor) -> list[slice]:
