@@ -145,8 +145,9 @@ def test_microbatches_leave_every_anchors_gradient_unchanged(toy_recipe, no_step
         move_off_the_base(state)
         train_step(state, recipe)
         found.append(gradients(state))
-    torch.testing.assert_close(found[0], found[1], atol=1e-6, rtol=1e-4)
-    assert found[0].abs().max() > 1e-3
+    largest = float(found[0].abs().max())  # sums in fp32 are off by a part of their largest terms
+    torch.testing.assert_close(found[0], found[1], atol=1e-6 * largest, rtol=1e-4)
+    assert largest > 1e-3
 
 
 @pytest.mark.parametrize("surrogate", sorted(SURROGATES))
@@ -254,8 +255,9 @@ def test_microbatches_leave_the_gradient_unchanged(toy_recipe, no_step, aggregat
         state = prepare(recipe)
         train_step(state, recipe)
         found.append(gradients(state))
-    torch.testing.assert_close(found[0], found[1], atol=1e-6, rtol=1e-4)
-    assert found[0].abs().max() > 1e-3
+    largest = float(found[0].abs().max())  # sums in fp32 are off by a part of their largest terms
+    torch.testing.assert_close(found[0], found[1], atol=1e-6 * largest, rtol=1e-4)
+    assert largest > 1e-3
 
 
 def first_group_only(rewards_PG):
