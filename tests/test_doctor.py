@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from workbench import doctor
+from workbench.devices import Facts
 from workbench.doctor import BROKEN, OK, PACKAGES, WARNING, Package, check_package, numbers
 
 PYPROJECT = Path(__file__).parent.parent / "pyproject.toml"
@@ -64,6 +65,26 @@ def test_a_kernel_or_server_of_another_environment_is_a_warning(monkeypatch):
     assert "workbench lab" in findings[0].fix
     assert "ipykernel install" in findings[1].fix
     assert "server, not only the kernel" in findings[2].fix
+
+
+@pytest.mark.parametrize(
+    ("facts", "level", "found"),
+    [
+        (Facts("cuda", (8, 9)), OK, "24 GiB, computes in bfloat16$"),
+        (
+            Facts("cuda", (7, 5)),
+            OK,
+            "no bfloat16: computes in float16, adapters in float32, with loss",
+        ),
+        (Facts("cuda", (9, 4), amd=True), WARNING, "not used$"),
+        (Facts("mps"), OK, "computes in float32, without quantisation"),
+    ],
+    ids=str,
+)
+def test_each_card_says_what_it_will_do(facts, level, found):
+    finding = doctor.check_card("gpu 0", "A card", 24 * 2**30, facts)
+    assert finding.level == level and re.search(found, finding.found)
+    assert bool(finding.fix) == (level == WARNING)
 
 
 def test_a_missing_model_is_broken_and_says_how_to_make_it(monkeypatch):

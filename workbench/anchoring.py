@@ -122,7 +122,7 @@ class Anchoring:
             )
             loss_NT = self.beta * self._row(tokens) * weights_BT[rows_N, :width]
             loss = loss_NT[reading.mask_NT].sum()
-            add_gradient(self.policy.model, loss)
+            add_gradient(self.policy.model, self.memory.scaler.scale(loss))
             return float(loss.detach())
 
         model = self.policy.model

@@ -20,6 +20,7 @@ def check(recipe: Recipe) -> None:
     _check_rewards(recipe, truth)
     _check_range(recipe)
     _check_sizes(recipe)
+    _check_device(recipe)
     _check_separation(recipe)
     _check_thoughts(recipe)
     if recipe.cross_samples and not truth and not recipe.rewards.get("learned"):
@@ -120,6 +121,15 @@ def _check_sizes(recipe: Recipe) -> None:
         raise WorkbenchError(
             f"minibatches is {recipe.minibatches}, but a batch holds {recipe.prompts_per_step} groups; "
             "give at most prompts_per_step."
+        )
+
+
+def _check_device(recipe: Recipe) -> None:
+    """What is known without asking the device."""
+    if recipe.device == "mps" and recipe.quantize != "none":
+        raise WorkbenchError(
+            f"quantize is {recipe.quantize!r}, but on Apple's MPS weights stay as they are; set "
+            "quantize='none', or device='cpu'."
         )
 
 

@@ -29,8 +29,8 @@ from workbench import gains
 from workbench.continuation import CLOSE, OPEN, answer, answer_texts, think
 from workbench.crossmap import NONE, OTHER
 from workbench.crosstable import CrossGeneration, Texts
+from workbench.devices import find_device
 from workbench.gains import Array
-from workbench.loading import find_device
 from workbench.models import Policy, load_policy
 from workbench.recipe import Recipe
 from workbench.rewards import REWARDS

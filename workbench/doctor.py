@@ -10,9 +10,13 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from workbench.packaged import SHIPPED_MODELS, data_path
 from workbench.variants import WorkbenchError
+
+if TYPE_CHECKING:
+    from workbench.devices import Facts
 
 OK, WARNING, BROKEN = "ok", "warning", "broken"
 
@@ -126,7 +130,7 @@ def check_package(package: Package, found: str | None) -> Finding:
 
 
 def check_gpu() -> Iterator[Finding]:
-    """The GPU torch sees: name, memory, bf16; or why it sees none."""
+    """The GPU torch sees and what it will do; or why torch sees none."""
     try:
         import torch
     except (ImportError, OSError) as error:
@@ -134,16 +138,19 @@ def check_gpu() -> Iterator[Finding]:
             reason = " ".join(str(error).split())[:120]
             yield Finding(BROKEN, "torch import", reason, "install torch again")
         return
+    from workbench.devices import ALLOCATOR, Facts, facts_of, segments_advice
+
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             card = torch.cuda.get_device_properties(index)
-            with torch.cuda.device(index):
-                bf16 = torch.cuda.is_bf16_supported()
-            found = (
-                f"{card.name}, {card.total_memory / 2**30:.0f} GiB, bf16 {'yes' if bf16 else 'no'}"
-            )
-            fix = "" if bf16 else "train with quantize='none' on device='cpu', or use a newer GPU"
-            yield Finding(OK if bf16 else WARNING, f"gpu {index}", found, fix)
+            facts = facts_of(torch.device("cuda", index))
+            yield check_card(f"gpu {index}", card.name, card.total_memory, facts)
+        settings = os.environ.get(ALLOCATOR, "") + os.environ.get("PYTORCH_CUDA_ALLOC_CONF", "")
+        if advice := segments_advice(Facts("cuda"), settings):
+            yield Finding(OK, "gpu memory", "in segments of fixed size", advice)
+        return
+    if torch.backends.mps.is_available():
+        yield check_card("gpu", "Apple", 0, Facts("mps"))
         return
     if shutil.which("nvidia-smi") is None:
         yield Finding(OK, "gpu", "none; the tiny models need none")
@@ -153,6 +160,23 @@ def check_gpu() -> Iterator[Finding]:
     else:
         fix = "update the NVIDIA driver, or unset CUDA_VISIBLE_DEVICES"
         yield Finding(WARNING, "gpu", f"not usable by torch's CUDA {torch.version.cuda}", fix)
+
+
+def check_card(what: str, name: str, memory: int, facts: Facts) -> Finding:
+    """What a card will do: the type it computes in, or why it is refused."""
+    from workbench.devices import dtype_of
+
+    room = f", {memory / 2**30:.0f} GiB" if memory else ""
+    try:
+        dtype = str(dtype_of(facts)).removeprefix("torch.")
+    except WorkbenchError as error:
+        return Finding(WARNING, what, f"{name}{room}, not used", str(error))
+    how = {
+        "bfloat16": "computes in bfloat16",
+        "float16": "no bfloat16: computes in float16, adapters in float32, with loss scaling",
+        "float32": "computes in float32, without quantisation; used with device='mps' only",
+    }
+    return Finding(OK, what, f"{name}{room}, {how[dtype]}")
 
 
 def check_models() -> Iterator[Finding]:

@@ -28,12 +28,12 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from workbench.growing import GrowingFile
 from workbench.labelling import ConstraintModel, load
+from workbench.optimizing import load_optimizer, optimizer_tensors
 from workbench.probe import ProbeTrace
 from workbench.recipe import Recipe
 from workbench.rollout import Rollouts
@@ -238,7 +238,10 @@ class RunFolder:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         state.policy.save(partial)
-        save_file(optimizer_tensors(state), partial / "optimizer.safetensors")
+        save_file(
+            optimizer_tensors(state.optimizer, state.policy.trainable()),
+            partial / "optimizer.safetensors",
+        )
         if state.memory.reference is not None:
             tensors = {name: t.cpu().contiguous() for name, t in state.memory.reference.items()}
             save_file(tensors, partial / REFERENCE_FILE)
@@ -303,15 +306,7 @@ def restore(state: State, checkpoint: Path) -> None:
             f"Checkpoint {checkpoint.name} can't be read ({error}); delete its folder "
             "and resume again to go on from the one before."
         ) from error
-    parameters = dict(state.policy.trainable())
-    for name, parameter in parameters.items():
-        slots = {key: tensors[f"{name}.{key}"] for key in ("exp_avg", "exp_avg_sq", "step")
-                 if f"{name}.{key}" in tensors}  # fmt: skip
-        if slots:
-            state.optimizer.state[parameter] = {
-                key: value if key == "step" else value.to(parameter.device)
-                for key, value in slots.items()
-            }
+    load_optimizer(state.optimizer, state.policy.trainable(), tensors)
     record = _state_record(checkpoint)
     state.memory.load(record.get("memory", {}), reference)
     state.step = record["step"]
@@ -320,15 +315,6 @@ def restore(state: State, checkpoint: Path) -> None:
         kept = RunFolder(checkpoint.parents[1]).constraint_model_path(trained)
         state.constraint_model = load(kept, state.policy.device)
     state.policy.refresh_sampler()
-
-
-def optimizer_tensors(state: State) -> dict[str, torch.Tensor]:
-    """AdamW's moments and step counts by parameter name, on the CPU."""
-    return {
-        f"{name}.{key}": value.detach().cpu().contiguous()
-        for name, parameter in state.policy.trainable()
-        for key, value in state.optimizer.state.get(parameter, {}).items()
-    }
 
 
 def _state_record(checkpoint: Path) -> dict[str, Any]:

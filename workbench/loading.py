@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import re
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -17,33 +16,20 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from transformers import logging as transformers_logging
 
+from workbench.devices import check_quantize, compute_dtype, facts_of
 from workbench.merging import keep_weights_unpacked
 from workbench.sources import cannot_read, no_safetensors
-from workbench.variants import WorkbenchError, unknown
+from workbench.variants import WorkbenchError
 
 QUANTIZATIONS = ("nf4", "int8", "none")
 # transformers and peft switch global state while they build a model: one thread at a time.
 LOADING = threading.Lock()
 
 
-def find_device(device: str) -> torch.device:
-    """The torch device behind "auto", "cpu", "cuda" or "cuda:1"."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
-        raise WorkbenchError(unknown("device", device, ("auto", "cpu", "cuda")))
-    found = torch.device(device)
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        raise WorkbenchError(
-            f"device is {device!r} but torch sees {torch.cuda.device_count()} CUDA devices here; "
-            'use device="cpu" or "auto", or install a torch build for your GPU and its driver.'
-        )
-    return found
-
-
 def load_base(source: str, name: str, quantize: str, device: torch.device) -> nn.Module:
     """The frozen base model on `device`, quantised as asked."""
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    check_quantize(facts_of(device), quantize)
+    dtype = compute_dtype(device)
     try:
         with quiet():
             model = AutoModelForCausalLM.from_pretrained(
@@ -89,7 +75,7 @@ def quantization(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16 if device.type == "cuda" else torch.float32,
+        bnb_4bit_compute_dtype=compute_dtype(device),
         llm_int8_skip_modules=skipped,
     )
 
@@ -131,6 +117,9 @@ def add_adapter(base: nn.Module, targets: str | list[str], seed: int, **settings
     set_peft_model_state_dict(model, state, low_cpu_mem_usage=True)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("lora_" in name)
+        if "lora_" in name and parameter.dtype != torch.float32:
+            # peft gives them the base's type; in fp16 or bf16 most updates are too small to change them.
+            parameter.data = parameter.data.float()
     return model
 
 

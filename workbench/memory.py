@@ -7,6 +7,7 @@
     - The T_post + A_pre scores seen, from which a separation's "flat" rule takes its switch, and the step
       after which the switch came, so that a run that is made longer does not take it back.
     - How many tokens fit in one pass (`microbatches`), so that a run that goes on is cut the same way.
+    - The loss scale of cards that compute in fp16.
 
 K successes in a group of G.
 """
@@ -25,6 +26,7 @@ from torch import Tensor
 from workbench.analysis import best_alpha, optimal_baseline
 from workbench.counting import ROUNDING
 from workbench.decoding import evaluating
+from workbench.devices import loss_scaler
 from workbench.models import Policy
 from workbench.recipe import Recipe
 from workbench.separation import flat_at, switched
@@ -50,6 +52,9 @@ class Memory:
     token_limit: int = (
         0  # most tokens of a microbatch, as far as that has shown itself; 0: it has not
     )
+    scaler: torch.amp.GradScaler = field(
+        default_factory=lambda: loss_scaler(torch.float32, torch.device("cpu"))
+    )
     retries: int = 0  # microbatches for which memory gave out, and that were halved
 
     @classmethod
@@ -68,6 +73,7 @@ class Memory:
             "switched_at": self.switched_at,
             "token_limit": self.token_limit,
             "retries": self.retries,
+            "loss_scale": self.scaler.state_dict(),
         }
 
     def load(self, values: Mapping[str, Any], reference: dict[str, Tensor] | None) -> None:
@@ -82,6 +88,8 @@ class Memory:
         self.switched_at = values.get("switched_at")
         self.token_limit = int(values.get("token_limit", 0))
         self.retries = int(values.get("retries", 0))
+        if self.scaler.is_enabled() and values.get("loss_scale"):
+            self.scaler.load_state_dict(dict(values["loss_scale"]))
         self.reference = reference
 
 

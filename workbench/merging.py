@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from workbench.devices import compute_dtype
+
 
 def plain_copy(module: nn.Module) -> nn.Module:
     """A twin of `module` without quantisation and adapters, sharing every tensor that it can.
@@ -91,7 +93,7 @@ def _dtype(layer: nn.Module) -> torch.dtype:
         return compute
     if layer.weight.is_floating_point():
         return layer.weight.dtype
-    return torch.bfloat16 if layer.weight.device.type == "cuda" else torch.float32
+    return compute_dtype(layer.weight.device)
 
 
 def copy_fits(model: nn.Module, device: torch.device) -> bool:

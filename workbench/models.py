@@ -1,7 +1,7 @@
 """load_policy(): a quantised base with a LoRA adapter, and the plain copy that rollouts come from.
 
-    1. The base is loaded frozen: NF4 (double quantisation), int8 or as it is; it computes in fp32 on
-       the CPU and in bf16 on CUDA.
+    1. The base is loaded frozen: NF4 (double quantisation), int8 or as it is; what it computes in goes by
+       the device (`devices`).
     2. LoRA weights are fp32 and drawn from a generator of their own: loading moves nobody's random
        numbers.
     3. The reference is the same model with its adapter off.
@@ -27,13 +27,13 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from workbench.devices import find_device
 from workbench.head import Head, find_head
 from workbench.loading import (
     LOADING,
     QUANTIZATIONS,
     adapter_tensors,
     add_adapter,
-    find_device,
     hush,
     load_base,
     target_names,

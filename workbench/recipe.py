@@ -56,7 +56,10 @@ class Recipe:
     lora_alpha: float = setting(32.0, "Scale of the update: alpha / rank times B A.", above=0)
     lora_targets: str = setting("all-linear", "Layers that get an update; names joined by commas.")
     lora_dropout: float = setting(0.0, "Dropout before the update while training.", low=0, high=0.9)
-    device: str = setting("auto", "Where to train.", choices=("auto", "cpu", "cuda"))
+    device: str = setting(
+        "auto", "Where to train; auto is the NVIDIA card if there is one, else the CPU.",
+        choices=("auto", "cpu", "cuda", "mps"),
+    )  # fmt: skip
 
     threads: int = setting(
         0, "CPU threads of the tensor work; 0 chooses: one for a tiny model, else all.", low=0
@@ -154,6 +157,10 @@ class Recipe:
                           low=0, high=1, live=True)  # fmt: skip
 
     steps: int = setting(100, "Optimiser steps (batches of rollouts).", low=1, live=True)
+    optimizer: str = setting(
+        "adamw", "AdamW in fp32, or bitsandbytes' with moments in 8 bits, paged on a GPU.",
+        choices=("adamw", "adamw8bit"),
+    )  # fmt: skip
     learning_rate: float = setting(2e-3, "AdamW's step size.", low=0, high=1, live=True)
     weight_decay: float = setting(
         0.0, "AdamW's weight decay on the low-rank update.", low=0, high=1

@@ -35,6 +35,7 @@ from torch import Tensor
 from workbench import measures
 from workbench.anchoring import Anchoring, prepare_anchor
 from workbench.anchors import kl_value
+from workbench.devices import compute_dtype, loss_scaler
 from workbench.labelling import ConstraintModel, extras_of, in_force
 from workbench.memory import (
     Memory,
@@ -48,6 +49,7 @@ from workbench.memory import (
 )
 from workbench.microbatches import add_gradient, in_parts
 from workbench.models import Policy, load_policy
+from workbench.optimizing import make_optimizer
 from workbench.reading import read
 from workbench.recipe import Recipe
 from workbench.recomputing import switch_recomputing
@@ -143,12 +145,14 @@ def prepare(recipe: Recipe) -> State:
     eval_rows = [held_out[i] for i in range(min(recipe.eval_prompts, count))]
     # From the other end, so that they are other prompts wherever there are enough.
     probe_rows = [held_out[i] for i in range(max(count - recipe.probe_prompts, 0), count)]
-    optimizer = torch.optim.AdamW(
-        [parameter for _, parameter in policy.trainable()],
-        lr=recipe.learning_rate,
+    optimizer = make_optimizer(
+        recipe.optimizer,
+        policy.trainable(),
+        rate=recipe.learning_rate,
         weight_decay=recipe.weight_decay,
     )
     memory = Memory.fresh(recipe.group_size)
+    memory.scaler = loss_scaler(compute_dtype(policy.device), policy.device)
     return State(policy, optimizer, task, task.dataset("train"), eval_rows, probe_rows, memory)
 
 
@@ -167,7 +171,8 @@ def train_step(state: State, recipe: Recipe, *, measure_kl: bool = False) -> Rep
     |ratio - 1|), train/learning_rate, train/beta, train/alpha and train/baseline (of an objective that has
     them; chosen where they are "auto" and "optimal"), train/guide and train/guided (mean q and share of
     tokens with q off 1, of an anchor with a guide); train/tokens_at_once (most tokens of a microbatch; where
-    that was chosen by the memory there is);
+    that was chosen by the memory there is); train/loss_scale and train/skipped (updates left out because
+    their gradient overflowed; both where fp16 is computed in);
     groups/zero_signal, groups/solved_all, groups/solved_none (shares, before any refill),
     groups/refilled (share), groups/update_scale (mean over groups of sum_i r_i A_i / G, with 0/1 rewards
     the multiplier of the group's mean success score), groups/advantage (mean |advantage|);
@@ -259,7 +264,9 @@ def update(
 
     for group in state.optimizer.param_groups:
         group["lr"] = recipe.learning_rate
-    sums = dict.fromkeys(("loss", "anchor_loss", "grad_norm", "ratio_gap", "updates"), 0.0)
+    sums = dict.fromkeys(
+        ("loss", "anchor_loss", "grad_norm", "ratio_gap", "updates", "skipped"), 0.0
+    )
     metrics: dict[str, float] = {}
     with seeded_dropout(recipe, report.step, state.policy.device):
         for number, indices_M in enumerate(minibatches(recipe, report.step, rollouts)):
@@ -272,9 +279,11 @@ def update(
             clip_and_step(state, recipe, report, sums)
     state.policy.refresh_sampler()
 
-    count = max(sums.pop("updates"), 1.0)
+    count, skipped = max(sums.pop("updates"), 1.0), sums.pop("skipped")
     metrics |= {f"train/{name}": value / count for name, value in sums.items()}
     metrics["train/beta"] = effective_beta(recipe, memory) if anchored else 0.0
+    if memory.scaler.is_enabled():
+        metrics |= {"train/skipped": skipped, "train/loss_scale": memory.scaler.get_scale()}
     if memory.token_limit:
         metrics["train/tokens_at_once"] = float(memory.token_limit)
     if anchoring is not None:
@@ -336,7 +345,7 @@ def backward_part(
             part_BT = penalty_BT.detach() * weights_BT[indices, :width]
             anchor_loss = float(part_BT[mask_BT].sum())
     loss = (loss_BT * weights_BT[indices, :width])[mask_BT].sum()
-    add_gradient(state.policy.model, loss)
+    add_gradient(state.policy.model, state.memory.scaler.scale(loss))
     difference = (new_BT.detach() - old_BT)[mask_BT]
     return {
         "loss": float(loss.detach()),
@@ -348,17 +357,25 @@ def backward_part(
 
 
 def clip_and_step(state: State, recipe: Recipe, report: Report, sums: dict[str, float]) -> None:
-    """Clip the gradient, step the optimiser; a non-finite gradient stops the run instead."""
+    """Clip the gradient, step the optimiser; a non-finite gradient stops the run instead.
+
+    Under a loss scale, one that overflows only for the scale is left out, and the scale is halved.
+    """
     parameters = [parameter for _, parameter in state.policy.trainable()]
+    scaler = state.memory.scaler
+    scaler.unscale_(state.optimizer)
     norm = float(torch.nn.utils.clip_grad_norm_(parameters, recipe.max_grad_norm))
-    if not np.isfinite(norm + sums["loss"]):
+    skipped = not np.isfinite(norm) and scaler.get_scale() > 1
+    if not np.isfinite(sums["loss"] + (0.0 if skipped else norm)):
         state.optimizer.zero_grad(set_to_none=True)
         raise NonFiniteError(
             f"Step {report.step} has loss {sums['loss']} and gradient norm {norm}; its batch was saved "
             "in the run's folder. Lower learning_rate, or look for a reward that is far too large.",
             report,
         )
-    state.optimizer.step()
+    scaler.step(state.optimizer)
+    scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
-    sums["grad_norm"] += norm
+    sums["skipped"] += skipped
+    sums["grad_norm"] += 0.0 if skipped else norm
     sums["updates"] += 1

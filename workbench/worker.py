@@ -19,6 +19,7 @@ import psutil
 import torch
 
 from workbench.crossing import judge_of, post_pre
+from workbench.devices import ALLOCATOR, Facts, segments_advice
 from workbench.evaluation import evaluate
 from workbench.folder import (
     EVAL_SUCCESSES,
@@ -381,7 +382,7 @@ def sentence(error: BaseException, path: Path) -> str:
         return (
             "Out of memory: lower microbatch first, as in run.update(microbatch=32), then run.resume(); "
             "or start a new run with a smaller prompts_per_step, group_size, max_new_tokens or "
-            "eval_samples."
+            f"eval_samples.{_gaps()}"
         )
     if isinstance(error, OSError):
         gone = "it is gone or was emptied; what was measured is still in run.metrics"
@@ -389,6 +390,15 @@ def sentence(error: BaseException, path: Path) -> str:
         todo = gone if lost else f"free or unlock the disk, then {again}"
         return f"Can't write the run's folder ({text}); {todo}."
     return f"{type(error).__name__}: {text} (the traceback is in error.txt of {path.name})"
+
+
+def _gaps() -> str:
+    """On a GPU, how to lose less memory to gaps, where that is not done already."""
+    if not torch.cuda.is_available():
+        return ""
+    settings = os.environ.get(ALLOCATOR, "") + os.environ.get("PYTORCH_CUDA_ALLOC_CONF", "")
+    advice = segments_advice(Facts("cuda"), settings)
+    return f" Also {advice}." if advice else ""
 
 
 def describe(differences: dict[str, tuple[Any, Any]]) -> str:

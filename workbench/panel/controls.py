@@ -48,7 +48,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "min_p", "refill_rounds",
     ),
     "Optimiser": (
-        "steps", "learning_rate", "weight_decay", "max_grad_norm", "minibatches", "epochs",
+        "steps", "optimizer", "learning_rate", "weight_decay", "max_grad_norm", "minibatches", "epochs",
         "microbatch", "microbatch_tokens", "gradient_checkpointing",
     ),
 }  # fmt: skip

@@ -61,16 +61,16 @@ def batches(rows: Sequence[Tokens]) -> list[list[Tokens]]:
 def load_classifier(source: str, name: str, device: torch.device, **settings: Any) -> Any:
     """A sequence classifier, its weights at rest; `settings` go to transformers' from_pretrained.
 
-    It computes in fp32 on the CPU and in bf16 on CUDA, unless a `dtype` is among the settings.
+    What it computes in goes by the device (`devices`), unless a `dtype` is among the settings.
     """
-    import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForSequenceClassification
 
+    from workbench.devices import compute_dtype
     from workbench.loading import quiet
     from workbench.sources import cannot_read, no_safetensors
 
-    usual = {"dtype": torch.bfloat16 if device.type == "cuda" else torch.float32}
+    usual = {"dtype": compute_dtype(device)}
     try:
         with quiet():
             model = AutoModelForSequenceClassification.from_pretrained(
