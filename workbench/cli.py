@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.packaged import SHIPPED_MODELS
+from workbench.packaged import SHIPPED_MODELS, recipe_path
 from workbench.variants import WorkbenchError
 
 if TYPE_CHECKING:
@@ -65,7 +65,10 @@ def build_parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("train", help="train a recipe, or go on with a run")
     command.add_argument(
-        "recipe", nargs="?", metavar="RECIPE.yaml", help="fields left out: defaults"
+        "recipe",
+        nargs="?",
+        metavar="RECIPE",
+        help="a YAML file, fields left out: defaults; or a shipped one, such as gsm8k-qwen2.5-0.5b",
     )
     command.add_argument(
         "--set",
@@ -214,11 +217,11 @@ def train(args: argparse.Namespace) -> None:
 
 
 def read_recipe(path: str) -> Recipe:
-    """The recipe in a YAML file."""
+    """The recipe in a YAML file, or a shipped one by its name."""
     from workbench.recipe import Recipe
 
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = recipe_path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise WorkbenchError(f"The recipe {path} can't be read: {error}.") from error
     return Recipe.from_yaml(text)

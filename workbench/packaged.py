@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from workbench.variants import WorkbenchError
+from workbench.variants import WorkbenchError, unknown
 
 PACKAGE = Path(__file__).resolve().parent
 SHIPPED_POLICIES = ("tiny-strong", "tiny-weak", "guide-strong", "guide-weak", "scribe")
@@ -25,6 +25,17 @@ def data_path(*parts: str) -> Path:
 def notebooks_path(*parts: str) -> Path:
     """The path of a shipped notebook, or of their folder."""
     return _shipped("notebooks", "_notebooks", parts)
+
+
+def recipe_path(name: str) -> Path:
+    """The file of a recipe: a path as it is, or that of a shipped one, such as ``gsm8k-qwen2.5-0.5b``."""
+    path = Path(name).expanduser()
+    if path.is_file() or path.suffix in (".yaml", ".yml") or len(path.parts) != 1:
+        return path
+    shipped = {file.stem: file for file in sorted(data_path("recipes").glob("*.yaml"))}
+    if name not in shipped:
+        raise WorkbenchError(f"{unknown('recipe', name, shipped)} Or give a YAML file.")
+    return shipped[name]
 
 
 def _shipped(checkout_name: str, wheel_name: str, parts: tuple[str, ...]) -> Path:

@@ -7,9 +7,9 @@ noise.
 
 Traits kept, each a usual cause of trouble: biases in q, k and v (Qwen2.5), normed q and k and heads wider
 than hidden / heads (Qwen3), scaled rotary positions (Llama 3.2), an odd number of heads (SmolLM2), sliding
-windows and scaled embeddings (Gemma 3); tied embeddings everywhere; an embedding with more rows than the
+windows and scaled embeddings (Gemma 3); tied embeddings, but not in R1's; an embedding with more rows than the
 tokenizer has tokens and an end token that is also the unknown one (Qwen2.5); no padding token (Llama);
-padding by the end token (SmolLM2); several end tokens in generation_config, of which the tokenizer names one.
+padding by the end token (SmolLM2, R1's distillates); a prompt that opens the thinking (R1); several end tokens in generation_config, of which the tokenizer names one.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    AutoTokenizer,
     GenerationConfig,
     PreTrainedTokenizerFast,
 )
@@ -50,6 +51,10 @@ _LLAMA = (
     "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n"
     "{{ m['content'] }}<|eot_id|>{% endfor %}{% if add_generation_prompt %}<|start_header_id|>assistant"
     "<|end_header_id|>\n\n{% endif %}"
+)
+_R1 = (  # the prompt opens the thinking
+    "{{ bos_token }}{% for m in messages %}{{ '<|Assistant|>' if m['role'] == 'assistant' else '<|User|>' }}"
+    "{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}<|Assistant|><think>\n{% endif %}"
 )
 _GEMMA = (
     "{{ bos_token }}{% for m in messages %}<start_of_turn>"
@@ -97,6 +102,17 @@ FAMILIES = {
         plain=("<think>", "</think>"),
         sampling={"temperature": 0.6, "top_p": 0.95, "top_k": 20},
         unused=21,
+    ),
+    "r1-distill": Family(
+        "qwen2",
+        _HEADS | {"rope_theta": 1e4, "tie_word_embeddings": False},
+        ("<|begin|>", "<|end|>", "<|User|>", "<|Assistant|>"),
+        {"bos_token": "<|begin|>", "eos_token": "<|end|>", "pad_token": "<|end|>"},
+        ("<|end|>",),
+        _R1,
+        plain=("<think>", "</think>"),
+        sampling={"temperature": 0.6, "top_p": 0.95},
+        unused=23,
     ),
     "llama3.2": Family(
         "llama",
@@ -147,6 +163,7 @@ def family_of(model: str) -> str:
     for start, family in (
         ("Qwen/Qwen2.5-", "qwen2.5"),
         ("Qwen/Qwen3-", "qwen3"),
+        ("deepseek-ai/DeepSeek-R1-Distill-Qwen-", "r1-distill"),
         ("meta-llama/Llama-3.2-", "llama3.2"),
         ("HuggingFaceTB/SmolLM2-", "smollm2"),
         ("google/gemma-3-", "gemma3"),
@@ -211,6 +228,15 @@ def write_judge(name: str, folder: Path, seed: int = 2) -> str:
         _stirred(AutoModelForSequenceClassification.from_config(config)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
+
+
+@torch.no_grad()
+def talkative(folder: str, token: str, loudness: float = 3.0) -> None:
+    """Have the stand-in in `folder` write `token` in some of its completions."""
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model.get_output_embeddings().weight[tokenizer.convert_tokens_to_ids(token)] *= loudness
+    model.save_pretrained(folder)
 
 
 @torch.no_grad()

@@ -72,3 +72,15 @@ def test_it_says_why_and_right_exactly_where_the_score_is_one():
         for text in (row["solution"], r"\boxed{1}", r"\boxed{x}", "0", "", "<think>", "9**9**9**9"):
             said = TASK.explain(row, text)
             assert said.startswith("right") == (TASK.score(row, text) >= 1.0), (text, said)
+
+
+@pytest.mark.parametrize(
+    ("solution", "reference"),
+    [
+        (r"so $x=\boxed 7$.", "7"),
+        (r"thus \fbox{\frac{1}{2}}", r"\frac{1}{2}"),
+        (r"first \boxed 3 and then \boxed{4}", "4"),
+    ],
+)
+def test_a_published_solution_may_box_its_answer_otherwise(solution, reference):
+    assert TASK.reference({"problem": "?", "solution": solution}) == reference

@@ -6,6 +6,7 @@ For a published one: ``make_task("math", source="HuggingFaceH4/MATH-500")``.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,6 +14,9 @@ from workbench.tasks.base import Row
 from workbench.tasks.grading import last_boxed
 from workbench.tasks.source import SourceTask
 from workbench.variants import WorkbenchError
+
+# Some published solutions write \fbox{7} or, without braces, \boxed 7.
+_BARE = re.compile(r"\\boxed\s+([^\s${}\\]+)")
 
 
 @dataclass(frozen=True)
@@ -27,8 +31,10 @@ class Maths(SourceTask):
     instruction: str = r"Reason step by step. Put the final answer in \boxed{}."
 
     def reference(self, row: Row) -> str:
-        r"""What is in the solution's last ``\boxed{}``."""
-        boxed = last_boxed(str(row[self.answer_column]))
+        r"""What is in the solution's last ``\boxed{}``, also where it is written ``\fbox{}`` or ``\boxed 7``."""
+        solution = str(row[self.answer_column])
+        boxed = last_boxed(solution.replace(r"\fbox{", r"\boxed{"))
+        boxed = boxed or next(reversed(_BARE.findall(solution)), "")
         if not boxed:
             raise WorkbenchError(
                 f"{self.answer_column!r} has no \\boxed{{answer}}; "
