@@ -7,9 +7,10 @@ noise.
 
 Traits kept, each a usual cause of trouble: biases in q, k and v (Qwen2.5), normed q and k and heads wider
 than hidden / heads (Qwen3), scaled rotary positions (Llama 3.2), an odd number of heads (SmolLM2), sliding
-windows and scaled embeddings (Gemma 3); tied embeddings, but not in R1's; an embedding with more rows than the
-tokenizer has tokens and an end token that is also the unknown one (Qwen2.5); no padding token (Llama);
-padding by the end token (SmolLM2, R1's distillates); a prompt that opens the thinking (R1); several end tokens in generation_config, of which the tokenizer names one.
+windows and scaled embeddings (Gemma 3); tied embeddings, but not in R1's; an embedding with more rows than
+the tokenizer has tokens and an end token that is also the unknown one (Qwen2.5); no padding token (Llama);
+padding by the end token (SmolLM2, R1's distillates); a prompt that opens the thinking (R1); several end
+tokens in generation_config, of which the tokenizer names one.
 """
 
 from __future__ import annotations

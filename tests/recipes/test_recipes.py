@@ -1,4 +1,4 @@
-"""Every shipped recipe is valid, says what it is and needs, and trains: down to its first step, on a stand-in.
+"""Every shipped recipe is valid, says what it is and needs, and trains down to its first step on a stand-in.
 
 Replaced are the model (by the stand-in of its family), sizes, data (by the shipped samples) and the reward
 model; and a coin joins the reward, since noise earns nothing. All else is the recipe's own.
@@ -126,7 +126,7 @@ def test_it_trains_down_to_its_first_step(path, standin, judge, tmp_path):
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
 def test_it_begins_with_what_it_is_and_needs_and_is_named_as_its_file(path):
     lines = path.read_text("utf-8").splitlines()
-    head = [line for line in lines[: lines.index(f"name: {path.stem}")]]
+    head = lines[: lines.index(f"name: {path.stem}")]
     assert 3 <= len(head) <= 8 and all(line.startswith("# ") for line in head)
     text = " ".join(line[2:] for line in head)
     assert "Data: " in text and "Needs: " in text
@@ -160,5 +160,9 @@ def test_the_families_papers_and_tasks_asked_for_are_there():
             "Qwen/Qwen3-0.6B",
             "Qwen/Qwen3-1.7B",
         }
-    assert {recipe.task for recipe in recipes.values()} >= {"countdown", "instructions", "questions"}
+    assert {recipe.task for recipe in recipes.values()} >= {
+        "countdown",
+        "instructions",
+        "questions",
+    }
     assert len(PAPERS) == 6  # five papers, one of them with its parent

@@ -31,7 +31,7 @@ class Maths(SourceTask):
     instruction: str = r"Reason step by step. Put the final answer in \boxed{}."
 
     def reference(self, row: Row) -> str:
-        r"""What is in the solution's last ``\boxed{}``, also where it is written ``\fbox{}`` or ``\boxed 7``."""
+        r"""What is in the solution's last ``\boxed{}``, ``\fbox{}`` or ``\boxed 7``."""
         solution = str(row[self.answer_column])
         boxed = last_boxed(solution.replace(r"\fbox{", r"\boxed{"))
         boxed = boxed or next(reversed(_BARE.findall(solution)), "")
