@@ -28,8 +28,8 @@ from torch import Tensor
 from workbench.attention import can_replace
 from workbench.cache import prefill
 from workbench.decoding import SERIES, Recorded
+from workbench.engines import decode_by
 from workbench.models import Policy
-from workbench.native import decode_native
 from workbench.packing import shared_prefill
 from workbench.rollout import Messages, Rollouts, last_tokens, sample, texts_of
 from workbench.variants import WorkbenchError
@@ -195,9 +195,9 @@ def _continue(
     stop_ids = torch.tensor(policy.stop_ids(), device=ids_CL.device)
     answerer = policy.holding(policy.base_adapter()) if initial else contextlib.nullcontext()
     with answerer:
-        model = policy.sampler()
-        return decode_native(
-            model,
+        return decode_by(
+            policy.engine,
+            policy,
             ids_CL,
             mask_CL,
             owners_B,
@@ -206,7 +206,7 @@ def _continue(
             settings,
             _generator(seed),
             stats,
-            shared_prefill if can_replace(model) else prefill,
+            shared_prefill if can_replace(policy.model) else prefill,
         )
 
 

@@ -28,6 +28,7 @@ from transformers import (
 )
 
 from workbench.devices import find_device
+from workbench.engines import check_engine
 from workbench.head import Head, find_head
 from workbench.loading import (
     LOADING,
@@ -57,6 +58,9 @@ class Policy:
     quantize: str
     merged: str = "auto"  # whether sampler() is a merged copy: "auto", "always" or "never"
     head: Head | None = None  # what makes its logits, where that is known
+    engine: str = "auto"  # what decodes: see `engines`
+    served: Any = field(default=None, repr=False)  # vLLM's model, where that is the engine
+    served_number: int = 0
     _sampler: nn.Module | None = field(default=None, repr=False)
     _sampler_versions: tuple[int, ...] | None = field(default=None, repr=False)
 
@@ -88,20 +92,23 @@ class Policy:
     def sampler(self) -> nn.Module:
         """The module to sample from: base + adapter as plain matrices, up to date with the adapter.
 
-        The trainable model itself (slower) where `merged` is "never", or "auto" and the copy would not fit in
-        the GPU's memory.
+        The trainable model itself (slower) where that is not merged.
         """
-        if self.merged == "never":
+        if not self.merges():
             return self.model
         versions = tuple(parameter._version for _, parameter in self.trainable())
         if self._sampler is None:
-            if self.merged == "auto" and not copy_fits(self.model, self.device):
-                return self.model
             self._sampler = plain_copy(self.model.get_base_model()).eval()
         if self._sampler_versions != versions:
             refresh(self.model.get_base_model(), self._sampler)
             self._sampler_versions = versions
         return self._sampler
+
+    def merges(self) -> bool:
+        """Whether `sampler()` is a merged copy; with `merged` "auto" where it fits in the GPU's memory."""
+        if self.merged != "auto" or self._sampler is not None:
+            return self.merged != "never"
+        return copy_fits(self.model, self.device)
 
     def refresh_sampler(self) -> None:
         """Have the next `sampler()` merge the adapter anew, whatever changed it."""
@@ -202,17 +209,20 @@ def load_policy(
     lora_dropout: float = 0.0,
     device: str = "auto",
     merged: str = "auto",
+    engine: str = "auto",
     seed: int = 0,
 ) -> Policy:
     """Load a model to train: a shipped name, a folder, or a hub name ("owner/name").
 
     `merged` says whether rollouts come from a merged copy of the weights: "auto" (where it fits), "always"
-    or "never" (slower, and no memory beside the model's own).
+    or "never" (slower, and no memory beside the model's own). `engine` is what decodes: "auto", "native",
+    "paged" or "vllm".
     """
     if quantize not in QUANTIZATIONS:
         raise WorkbenchError(unknown("quantize", quantize, QUANTIZATIONS))
     if merged not in MERGED:
         raise WorkbenchError(unknown("merged", merged, MERGED))
+    check_engine(engine, quantize)
     if lora_rank < 1 or not lora_alpha > 0 or not 0 <= lora_dropout < 1:
         raise WorkbenchError(
             f"lora_rank is {lora_rank}, lora_alpha {lora_alpha} and lora_dropout {lora_dropout}; give a "
@@ -236,4 +246,4 @@ def load_policy(
             )
         for module_name, module in model.named_modules():
             module.training = "lora_dropout" in module_name  # the only dropout that training uses
-        return Policy(model, tokenizer, str(name), where, quantize, merged, head)
+        return Policy(model, tokenizer, str(name), where, quantize, merged, head, engine)

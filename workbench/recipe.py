@@ -61,6 +61,19 @@ class Recipe:
         choices=("auto", "cpu", "cuda", "mps"),
     )  # fmt: skip
 
+    engine: str = setting(
+        "auto",
+        "What decodes rollouts: the bench's own loops (native, which auto takes), transformers' paged "
+        "generation, or vLLM where it is installed.",
+        choices=("auto", "native", "paged", "vllm"),
+    )  # fmt: skip
+    merged: str = setting(
+        "auto",
+        "Whether rollouts come from a merged, dequantised copy of the weights: where it fits, always, or "
+        "never (slower, in less memory).",
+        choices=("auto", "always", "never"),
+    )  # fmt: skip
+
     threads: int = setting(
         0, "CPU threads of the tensor work; 0 chooses: one for a tiny model, else all.", low=0
     )
@@ -170,6 +183,16 @@ class Recipe:
     )
     minibatches: int = setting(1, "Updates that a batch is cut into, by groups.", low=1)
     epochs: int = setting(1, "Passes over each batch.", low=1)
+    sampler_correction: str = setting(
+        "auto",
+        "Weight on a token's loss for what separates sampler and trainer: the ratio of their probabilities, "
+        "of the token or of its whole completion, cut off at sampler_cap. Auto takes the token's where "
+        "another engine or a rounded copy samples, else none.",
+        choices=("auto", "none", "token", "sequence"), live=True,
+    )  # fmt: skip
+    sampler_cap: float = setting(
+        2.0, "Largest weight of the sampler's correction.", low=1, high=100, live=True
+    )
     microbatch: int = setting(
         256, "Completions in one forward pass; lower it to save memory.", low=1, live=True
     )

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from workbench.decoding import SERIES
+from workbench.engines import check_engine, decode_by
 from workbench.native import decode_native
 from workbench.variants import WorkbenchError
 
@@ -140,17 +141,20 @@ def sample(
     stats: bool = True,
     use_sampler: bool = True,
     further_stops: Sequence[int] = (),
+    engine: str | None = None,
 ) -> Rollouts:
     """Draw `group_size` completions of each prompt; temperature 0 takes the likeliest token.
 
     `seed` is a number or a CPU generator. `stats=False` leaves the five recorded series at 0.
     `use_sampler=False` decodes through the trainable model itself. `further_stops` are tokens that end a
-    completion beside the policy's own end tokens.
+    completion beside the policy's own end tokens. `engine` is what decodes (`engines`), else the policy's.
     """
     if group_size < 1 or max_new_tokens < 1:
         raise WorkbenchError(
             f"group_size is {group_size} and max_new_tokens {max_new_tokens}; give 1 or more of each."
         )
+    if engine is not None:
+        check_engine(engine, policy.quantize)
     generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
     texts = policy.render(prompts)
     ids_PL, mask_PL = policy.encode(texts)
@@ -158,10 +162,11 @@ def sample(
     limits_B = torch.full_like(owners_B, max_new_tokens)
     stop_ids = torch.tensor([*policy.stop_ids(), *further_stops], device=ids_PL.device)
     settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
-    model = policy.sampler() if use_sampler else policy.model
-    recorded = decode_native(
-        model, ids_PL, mask_PL, owners_B, limits_B, stop_ids, settings, generator, stats
-    )
+    given = (ids_PL, mask_PL, owners_B, limits_B, stop_ids, settings, generator, stats)
+    if use_sampler:
+        recorded = decode_by(engine or policy.engine, policy, *given)
+    else:
+        recorded = decode_native(policy.model, *given)
     length = int(recorded.mask_BT.sum(1).max())
     mask_BT = recorded.mask_BT[:, :length]
     tokens_BT = recorded.tokens_BT[:, :length].masked_fill(~mask_BT, policy.tokenizer.pad_token_id)

@@ -155,11 +155,18 @@ def truncated_is(
     `sum` it is the unbiased gradient under the new policy, with much noise. Level `token` is biased and
     calm; it is `cispo` with clip_high = cap - 1, apart from the default.
     """
+    weights_BT = truncated_weights(logprobs_BT, old_logprobs_BT, mask_BT, cap=cap, level=level)
+    return weights_BT * reinforce(logprobs_BT, old_logprobs_BT, advantages_BT, mask_BT)
+
+
+def truncated_weights(
+    logprobs_BT: Tensor, old_logprobs_BT: Tensor, mask_BT: Tensor, *, cap: float, level: str
+) -> Tensor:
+    """min(new / old, cap) without gradient: of each token, (B, T), or of the completion, (B, 1)."""
     logs_BT = log_ratios(logprobs_BT, old_logprobs_BT, mask_BT)
     if level == "sequence":
         logs_BT = logs_BT.sum(-1, keepdim=True)
-    weights_BT = bounded_exp(logs_BT).clamp(max=cap).detach()
-    return weights_BT * reinforce(logprobs_BT, old_logprobs_BT, advantages_BT, mask_BT)
+    return bounded_exp(logs_BT).clamp(max=cap).detach()
 
 
 def _clipped(ratio_BT: Tensor, advantages_BT: Tensor, low: float, high: float) -> Tensor:

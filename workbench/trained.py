@@ -35,6 +35,8 @@ def trained_policy(recipe: Recipe, checkpoint: Path) -> Policy:
         lora_alpha=recipe.lora_alpha,
         lora_targets=recipe.lora_targets,
         device=recipe.device,
+        merged=recipe.merged,
+        engine=recipe.engine,
     )
     try:
         policy.load_state(load_file(checkpoint / "adapter_model.safetensors"))

@@ -35,6 +35,7 @@ from torch import Tensor
 from workbench import measures
 from workbench.anchoring import Anchoring, prepare_anchor
 from workbench.anchors import kl_value
+from workbench.correcting import Correction, prepare_correction
 from workbench.devices import compute_dtype, loss_scaler
 from workbench.labelling import ConstraintModel, extras_of, in_force
 from workbench.memory import (
@@ -122,6 +123,7 @@ class Batch:
     trained_BT: Tensor  # bool; what is not trained counts nowhere
     advantages_BT: Tensor  # (B, 1), or (B, T) where an anchor acts through the reward
     anchoring: Anchoring | None  # None without an anchor
+    correction: Correction | None = None  # None where the trainer's own numbers sample
 
 
 def prepare(recipe: Recipe) -> State:
@@ -134,6 +136,8 @@ def prepare(recipe: Recipe) -> State:
         lora_targets=recipe.lora_targets,
         lora_dropout=recipe.lora_dropout,
         device=recipe.device,
+        merged=recipe.merged,
+        engine=recipe.engine,
         seed=recipe.seed,
     )
     switch_recomputing(policy.model, recipe.gradient_checkpointing, policy.device)
@@ -168,11 +172,13 @@ def train_step(state: State, recipe: Recipe, *, measure_kl: bool = False) -> Rep
     train/trained_share (of the tokens), rollout/malformed (share without one </think> and an answer after it;
     where that is one token); train/loss, train/anchor_loss (the part of it that is beta * anchor; 0 where the
     anchor acts through the reward), train/grad_norm (before clipping), train/ratio_gap (mean
-    |ratio - 1|), train/learning_rate, train/beta, train/alpha and train/baseline (of an objective that has
-    them; chosen where they are "auto" and "optimal"), train/guide and train/guided (mean q and share of
-    tokens with q off 1, of an anchor with a guide); train/tokens_at_once (most tokens of a microbatch; where
-    that was chosen by the memory there is); train/loss_scale and train/skipped (updates left out because
-    their gradient overflowed; both where fp16 is computed in);
+    |ratio - 1|), train/sampler_weight and train/sampler_cut (mean weight of the sampler's correction and
+    share at its cap; where there is one), train/learning_rate, train/beta, train/alpha and
+    train/baseline (of an objective that has them; chosen where they are "auto" and "optimal"), train/guide
+    and train/guided (mean q and share of tokens with q off 1, of an anchor with a guide);
+    train/tokens_at_once (most tokens of a microbatch; where that was chosen by the memory there is);
+    train/loss_scale and train/skipped (updates left out because their gradient overflowed; both where fp16
+    is computed in);
     groups/zero_signal, groups/solved_all, groups/solved_none (shares, before any refill),
     groups/refilled (share), groups/update_scale (mean over groups of sum_i r_i A_i / G, with 0/1 rewards
     the multiplier of the group's mean success score), groups/advantage (mean |advantage|);
@@ -252,7 +258,6 @@ def update(
     credit_BT = anchoring.credit() if anchored else None
     if credit_BT is not None:
         advantages_BT = advantages_BT + credit_BT
-    batch = Batch(rollouts, trained_BT, advantages_BT, anchoring if anchored else None)
     report.series["advantages"] = (advantages_BT * trained_BT).detach()
     if anchoring is not None:
         report.series["log_ratios"] = kl_value(rollouts.logprobs_BT, anchoring.reference_BT)
@@ -261,12 +266,16 @@ def update(
     live_PG = (report.advantages_PG != 0) | (report.thought_advantages_PG != 0)
     pulled_P = live_PG.any(-1) | anchored
     signal_B = pulled_P.repeat_interleave(rollouts.G) & trained_BT.any(-1)
+    rows_N = signal_B.nonzero().squeeze(1)
+    correction = prepare_correction(recipe, state.policy, memory, rollouts, rows_N)
+    anchoring_used = anchoring if anchored else None
+    batch = Batch(rollouts, trained_BT, advantages_BT, anchoring_used, correction)
 
     for group in state.optimizer.param_groups:
         group["lr"] = recipe.learning_rate
-    sums = dict.fromkeys(
-        ("loss", "anchor_loss", "grad_norm", "ratio_gap", "updates", "skipped"), 0.0
-    )
+    names = ("loss", "anchor_loss", "grad_norm", "ratio_gap", "updates", "skipped")
+    weighed = ("sampler_weight", "sampler_cut") if correction is not None else ()
+    sums = dict.fromkeys((*names, *weighed), 0.0)
     metrics: dict[str, float] = {}
     with seeded_dropout(recipe, report.step, state.policy.device):
         for number, indices_M in enumerate(minibatches(recipe, report.step, rollouts)):
@@ -313,7 +322,7 @@ def backward(
     model, memory = state.policy.model, state.memory
     found = dict.fromkeys(("loss", "anchor_loss", "gap", "mismatch", "tokens"), 0.0)
     for _, numbers in in_parts(part, kept_M, rollouts, model, recipe, memory):
-        found = {name: value + numbers[name] for name, value in found.items()}
+        found |= {name: found.get(name, 0.0) + value for name, value in numbers.items()}
     if batch.anchoring is not None:
         pull = batch.anchoring.pull_to_drawn(indices_M)
         found["loss"] += pull
@@ -322,6 +331,9 @@ def backward(
     sums["loss"] += found["loss"]
     sums["anchor_loss"] += found["anchor_loss"]
     sums["ratio_gap"] += found["gap"] / tokens
+    if batch.correction is not None:
+        sums["sampler_weight"] += found["weight"] / tokens
+        sums["sampler_cut"] += found["cut"] / tokens
     return found["mismatch"] / tokens
 
 
@@ -333,10 +345,15 @@ def backward_part(
     reading = read(state.policy, rollouts, indices).only(batch.trained_BT[indices])
     new_BT, entropies_BT = reading.logprobs_entropies()
     width, mask_BT = new_BT.shape[1], reading.mask_NT
-    old_BT = rollouts.logprobs_BT[indices, :width].masked_fill(~mask_BT, 0.0)
+    sampler_BT = rollouts.logprobs_BT[indices, :width].masked_fill(~mask_BT, 0.0)
+    old_BT, weigh_BT = sampler_BT, None
+    if batch.correction is not None:
+        old_BT, weigh_BT = batch.correction.of(new_BT, sampler_BT, mask_BT, indices)
     loss_BT = recipe.variant("surrogate")(
         new_BT, old_BT, batch.advantages_BT[indices, :width], mask_BT, **recipe.surrogate_args
     )
+    if weigh_BT is not None:
+        loss_BT = loss_BT * weigh_BT
     anchor_loss = 0.0
     if batch.anchoring is not None:
         penalty_BT = batch.anchoring.penalty(reading, new_BT, entropies_BT, indices)
@@ -346,14 +363,18 @@ def backward_part(
             anchor_loss = float(part_BT[mask_BT].sum())
     loss = (loss_BT * weights_BT[indices, :width])[mask_BT].sum()
     add_gradient(state.policy.model, state.memory.scaler.scale(loss))
-    difference = (new_BT.detach() - old_BT)[mask_BT]
-    return {
+    moved = (new_BT.detach() - old_BT)[mask_BT]
+    found = {
         "loss": float(loss.detach()),
         "anchor_loss": anchor_loss,
-        "gap": float((difference.exp() - 1).abs().sum()),
-        "mismatch": float(difference.abs().sum()),
-        "tokens": len(difference),
+        "gap": float((moved.exp() - 1).abs().sum()),
+        "mismatch": float((new_BT.detach() - sampler_BT)[mask_BT].abs().sum()),
+        "tokens": len(moved),
     }
+    if weigh_BT is not None:
+        found["weight"] = float(weigh_BT[mask_BT].sum())
+        found["cut"] = float((weigh_BT[mask_BT] >= batch.correction.cap).sum())
+    return found
 
 
 def clip_and_step(state: State, recipe: Recipe, report: Report, sums: dict[str, float]) -> None:

@@ -41,15 +41,16 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Think / answer": ("separation", "answerer", "answers_per_thought", "cross_samples"),
     "Task": ("task", "curriculum"),
     "Model": (
-        "model", "quantize", "lora_rank", "lora_alpha", "lora_targets", "lora_dropout", "device",
+        "model", "quantize", "lora_rank", "lora_alpha", "lora_targets", "lora_dropout", "device", "merged",
     ),
     "Sampling": (
         "prompts_per_step", "group_size", "max_new_tokens", "temperature", "top_p", "top_k",
-        "min_p", "refill_rounds",
+        "min_p", "refill_rounds", "engine",
     ),
     "Optimiser": (
         "steps", "optimizer", "learning_rate", "weight_decay", "max_grad_norm", "minibatches", "epochs",
         "microbatch", "microbatch_tokens", "gradient_checkpointing",
+        "sampler_correction", "sampler_cap",
     ),
 }  # fmt: skip
 REST = "Run, evaluation, saving"  # every field that no section names
