@@ -196,11 +196,11 @@ def test_a_step_that_can_not_be_captured_runs_eagerly_and_says_so(policy_of, mon
     assert_same(wanted, mine)
 
 
-def test_kept_buffers_are_freed_with_their_model(policy_of, taped):
+def test_kept_buffers_can_be_freed(policy_of, taped):
     policy = policy_of()
     both(policy, steps=6)
     assert policy.sampler() in static._kept
-    static.release(policy.sampler())
+    static.release()
     assert policy.sampler() not in static._kept
 
 
@@ -224,7 +224,7 @@ def test_cuda_graphs_draw_what_the_eager_step_draws(toy_family, merged, short_la
         return decode_static(policy.sampler(), *given)
 
     graphs = run()
-    static.release(policy.sampler())
+    static.release()
     monkeypatch.setattr(static.Board, "advance", static.Board.step)
     eager = run()
     assert torch.equal(graphs.tokens_BT, eager.tokens_BT)

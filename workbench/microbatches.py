@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from workbench import static
 from workbench.rollout import Rollouts
 from workbench.variants import WorkbenchError
 
@@ -150,7 +151,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def release(device: torch.device) -> None:
-    """Give back what nothing holds any more."""
+    """Give back what nothing holds any more, and what is kept for the next rollouts alone."""
+    static.release()
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()

@@ -2,6 +2,8 @@
 
 The base is loaded as the policy's is: NF4 by vLLM's bitsandbytes loader, else in bf16. Log-probs are vLLM's
 own, of the whole distribution at temperature 1. The adapter goes through a folder on disk.
+
+Not yet run against vLLM itself, only against a module that stands in for it: it needs a GPU.
 """
 
 from __future__ import annotations

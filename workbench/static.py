@@ -330,6 +330,7 @@ def _board(
     signature = (stops, choices, tuple(p.data_ptr() for p in model.parameters()))
     if signature != board.signature:
         board.graphs.clear()
+        board.pool = None  # it went with its last graph
         board.signature, board.stop_ids = signature, stop_ids.clone()
     return board
 
@@ -343,9 +344,9 @@ def _keep(model: nn.Module, board: Board) -> None:
             _kept[model] = board
 
 
-def release(model: nn.Module) -> None:
-    """Free the buffers and graphs that are kept for `model`."""
-    _kept.pop(model, None)
+def release() -> None:
+    """Free the buffers and graphs that are kept for the next call."""
+    _kept.clear()
 
 
 def _attention(
