@@ -159,7 +159,7 @@ def test_auto_corrects_nothing_where_the_trainers_own_numbers_sample(toy_recipe)
     state = prepare(toy_recipe)
     assert level_of(toy_recipe, state.policy) == "none"
     report = train_step(state, toy_recipe)
-    given = (toy_recipe, state.policy, state.memory, report.rollouts, torch.arange(12))
+    given = (toy_recipe, state.policy, state.memory, report.rollouts, torch.ones(12).bool())
     assert prepare_correction(*given) is None
     assert "train/sampler_weight" not in report.metrics
     state.policy.engine = "paged"

@@ -25,6 +25,8 @@ from workbench.recipe import Recipe
 from workbench.rollout import Rollouts
 from workbench.surrogates import truncated_weights
 
+WEIGHED = ("sampler_weight", "sampler_cut")  # what is measured of the weights
+
 
 @dataclass(frozen=True)
 class Correction:
@@ -49,6 +51,11 @@ class Correction:
         weights = truncated_weights(old_NT, sampler_NT, mask_NT, cap=self.cap, level=self.level)
         return old_NT, weights.expand_as(old_NT)
 
+    def measures(self, weights_M: Tensor) -> dict[str, float]:
+        """Sums over tokens: of the weights, and of those at the cap."""
+        sums = weights_M.sum(), (weights_M >= self.cap).sum()
+        return {name: float(value) for name, value in zip(WEIGHED, sums, strict=True)}
+
 
 def level_of(recipe: Recipe, policy: Policy) -> str:
     """ "none", "token" or "sequence": what the recipe says, or "auto" by who samples."""
@@ -58,9 +65,9 @@ def level_of(recipe: Recipe, policy: Policy) -> str:
 
 
 def prepare_correction(
-    recipe: Recipe, policy: Policy, memory: Memory, rollouts: Rollouts, rows_N: Tensor
+    recipe: Recipe, policy: Policy, memory: Memory, rollouts: Rollouts, trained_B: Tensor
 ) -> Correction | None:
-    """The correction of a batch of which `rows_N` are trained; None where there is none.
+    """The correction of a batch whose rows `trained_B` (bool) are trained; None where there is none.
 
     A batch that is passed over once needs no pass of its own for the trainer's log-probs: they are those of
     its update.
@@ -69,6 +76,7 @@ def prepare_correction(
     if level == "none":
         return None
     once = recipe.epochs == 1 and recipe.minibatches == 1 and not recipe.lora_dropout
+    rows_N = trained_B.nonzero().squeeze(1)
     if once or len(rows_N) == 0:
         return Correction(level, recipe.sampler_cap, None)
     trainer_BT = torch.zeros_like(rollouts.logprobs_BT)

@@ -35,7 +35,7 @@ from torch import Tensor
 from workbench import measures
 from workbench.anchoring import Anchoring, prepare_anchor
 from workbench.anchors import kl_value
-from workbench.correcting import Correction, prepare_correction
+from workbench.correcting import WEIGHED, Correction, prepare_correction
 from workbench.devices import compute_dtype, loss_scaler
 from workbench.labelling import ConstraintModel, extras_of, in_force
 from workbench.memory import (
@@ -266,16 +266,14 @@ def update(
     live_PG = (report.advantages_PG != 0) | (report.thought_advantages_PG != 0)
     pulled_P = live_PG.any(-1) | anchored
     signal_B = pulled_P.repeat_interleave(rollouts.G) & trained_BT.any(-1)
-    rows_N = signal_B.nonzero().squeeze(1)
-    correction = prepare_correction(recipe, state.policy, memory, rollouts, rows_N)
-    anchoring_used = anchoring if anchored else None
-    batch = Batch(rollouts, trained_BT, advantages_BT, anchoring_used, correction)
+    correction = prepare_correction(recipe, state.policy, memory, rollouts, signal_B)
+    used = anchoring if anchored else None
+    batch = Batch(rollouts, trained_BT, advantages_BT, used, correction)
 
     for group in state.optimizer.param_groups:
         group["lr"] = recipe.learning_rate
     names = ("loss", "anchor_loss", "grad_norm", "ratio_gap", "updates", "skipped")
-    weighed = ("sampler_weight", "sampler_cut") if correction is not None else ()
-    sums = dict.fromkeys((*names, *weighed), 0.0)
+    sums = dict.fromkeys(names + (() if correction is None else WEIGHED), 0.0)
     metrics: dict[str, float] = {}
     with seeded_dropout(recipe, report.step, state.policy.device):
         for number, indices_M in enumerate(minibatches(recipe, report.step, rollouts)):
@@ -331,9 +329,8 @@ def backward(
     sums["loss"] += found["loss"]
     sums["anchor_loss"] += found["anchor_loss"]
     sums["ratio_gap"] += found["gap"] / tokens
-    if batch.correction is not None:
-        sums["sampler_weight"] += found["weight"] / tokens
-        sums["sampler_cut"] += found["cut"] / tokens
+    for name in WEIGHED if batch.correction is not None else ():
+        sums[name] += found[name] / tokens
     return found["mismatch"] / tokens
 
 
@@ -371,9 +368,8 @@ def backward_part(
         "mismatch": float((new_BT.detach() - sampler_BT)[mask_BT].abs().sum()),
         "tokens": len(moved),
     }
-    if weigh_BT is not None:
-        found["weight"] = float(weigh_BT[mask_BT].sum())
-        found["cut"] = float((weigh_BT[mask_BT] >= batch.correction.cap).sum())
+    if batch.correction is not None:
+        found |= batch.correction.measures(weigh_BT[mask_BT])
     return found
 
 
