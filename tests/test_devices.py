@@ -78,9 +78,12 @@ def test_names_of_devices(monkeypatch):
 
 
 def test_expandable_segments_are_advised_on_cuda_until_they_are_set():
-    assert "PYTORCH_ALLOC_CONF=expandable_segments:True" in segments_advice(T4, "")
-    assert segments_advice(T4, "expandable_segments:True,max_split_size_mb:64") == ""
-    assert segments_advice(Facts("cpu"), "") == ""
+    assert "PYTORCH_ALLOC_CONF=expandable_segments:True" in segments_advice("cuda", {})
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        there = {name: "max_split_size_mb:64,expandable_segments:True"}
+        assert segments_advice("cuda", there) == ""
+        assert segments_advice("cuda", {name: "max_split_size_mb:64"})
+    assert segments_advice("cpu", {}) == ""
 
 
 # --- loss scaling ---------------------------------------------------------------------------------

@@ -35,6 +35,16 @@ def test_errors_become_sentences(error, said):
     assert sentence(error, Path("/runs/a")).startswith(said)
 
 
+def test_on_a_gpu_the_allocator_is_advised_until_it_is_set(monkeypatch):
+    error = torch.OutOfMemoryError("CUDA out of memory.")
+    assert "expandable_segments" not in sentence(error, Path("a"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
+    assert "Also set PYTORCH_ALLOC_CONF=expandable_segments:True" in sentence(error, Path("a"))
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    assert "expandable_segments" not in sentence(error, Path("a"))
+
+
 def test_a_disk_error_says_how_to_go_on():
     assert sentence(OSError("full"), Path("/runs/a")).endswith(
         "then wb.attach('/runs/a').resume()."

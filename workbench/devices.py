@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +20,7 @@ from workbench.variants import WorkbenchError, unknown
 
 BF16_FROM = (8, 0)  # compute capability; older cards only imitate it, slowly
 INT8_FROM = (7, 5)  # of bitsandbytes' 8-bit layers
-ALLOCATOR = "PYTORCH_ALLOC_CONF"  # PYTORCH_CUDA_ALLOC_CONF is its older name, still read
+ALLOCATOR, OLD_ALLOCATOR = "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"  # torch reads both
 SEGMENTS = "expandable_segments:True"
 
 
@@ -102,11 +103,12 @@ def loss_scaler(dtype: torch.dtype, device: torch.device) -> torch.amp.GradScale
     return torch.amp.GradScaler(device.type, enabled=enabled, growth_interval=100)
 
 
-def segments_advice(facts: Facts, settings: str) -> str:
-    """What to set so that memory does not go to pieces; empty where it is set or means nothing.
+def segments_advice(kind: str, environment: Mapping[str, str]) -> str:
+    """What to set so that a GPU's memory does not go to pieces; empty where it is set or means nothing.
 
-    `settings` is the value of the environment's variable.
+    `kind` is torch's name of the device's kind, `environment` the variables that Python was started with.
     """
-    if facts.kind != "cuda" or "expandable_segments" in settings:
+    settings = environment.get(ALLOCATOR, "") + environment.get(OLD_ALLOCATOR, "")
+    if kind != "cuda" or "expandable_segments" in settings:
         return ""
     return f"set {ALLOCATOR}={SEGMENTS} before Python starts, so that parts of unlike length leave no gaps"

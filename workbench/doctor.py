@@ -138,15 +138,14 @@ def check_gpu() -> Iterator[Finding]:
             reason = " ".join(str(error).split())[:120]
             yield Finding(BROKEN, "torch import", reason, "install torch again")
         return
-    from workbench.devices import ALLOCATOR, Facts, facts_of, segments_advice
+    from workbench.devices import Facts, facts_of, segments_advice
 
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             card = torch.cuda.get_device_properties(index)
             facts = facts_of(torch.device("cuda", index))
             yield check_card(f"gpu {index}", card.name, card.total_memory, facts)
-        settings = os.environ.get(ALLOCATOR, "") + os.environ.get("PYTORCH_CUDA_ALLOC_CONF", "")
-        if advice := segments_advice(Facts("cuda"), settings):
+        if advice := segments_advice("cuda", os.environ):
             yield Finding(OK, "gpu memory", "in segments of fixed size", advice)
         return
     if torch.backends.mps.is_available():

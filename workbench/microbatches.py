@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from workbench import static
+from workbench.devices import segments_advice
 from workbench.rollout import Rollouts
 from workbench.variants import WorkbenchError
 
@@ -230,9 +232,11 @@ def _smaller(rows_N: Tensor, rollouts: Rollouts) -> int:
     """The limit after a part that did not fit."""
     tokens = Sizes.of(rollouts).tokens(rows_N.tolist())
     if len(rows_N) == 1:
+        advice = segments_advice(rows_N.device.type, os.environ)
         raise WorkbenchError(
             f"Out of memory: one completion of {tokens} tokens, prompt included, does not fit by itself; "
             "set gradient_checkpointing='on', lower max_new_tokens, or take a smaller model."
+            + (f" Also {advice}." if advice else "")
         )
     return tokens // 2
 

@@ -19,7 +19,7 @@ import psutil
 import torch
 
 from workbench.crossing import judge_of, post_pre
-from workbench.devices import ALLOCATOR, Facts, segments_advice
+from workbench.devices import segments_advice
 from workbench.evaluation import evaluate
 from workbench.folder import (
     EVAL_SUCCESSES,
@@ -30,6 +30,7 @@ from workbench.folder import (
 )
 from workbench.growing import Growing
 from workbench.memory import note_post_pre
+from workbench.microbatches import is_out_of_memory
 from workbench.recipe import Recipe, own_functions
 from workbench.rewinding import set_aside
 from workbench.scoring import check_judge
@@ -377,12 +378,12 @@ def sentence(error: BaseException, path: Path) -> str:
     again, text = f"wb.attach({str(path)!r}).resume()", str(error)
     if isinstance(error, WorkbenchError):
         return text
-    full = any(sign in text.lower() for sign in ("out of memory", "can't allocate memory"))
-    if full or isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+    if is_out_of_memory(error):
+        advice = segments_advice("cuda" if torch.cuda.is_available() else "cpu", os.environ)
         return (
             "Out of memory: lower microbatch first, as in run.update(microbatch=32), then run.resume(); "
             "or start a new run with a smaller prompts_per_step, group_size, max_new_tokens or "
-            f"eval_samples.{_gaps()}"
+            "eval_samples." + (f" Also {advice}." if advice else "")
         )
     if isinstance(error, OSError):
         gone = "it is gone or was emptied; what was measured is still in run.metrics"
@@ -390,15 +391,6 @@ def sentence(error: BaseException, path: Path) -> str:
         todo = gone if lost else f"free or unlock the disk, then {again}"
         return f"Can't write the run's folder ({text}); {todo}."
     return f"{type(error).__name__}: {text} (the traceback is in error.txt of {path.name})"
-
-
-def _gaps() -> str:
-    """On a GPU, how to lose less memory to gaps, where that is not done already."""
-    if not torch.cuda.is_available():
-        return ""
-    settings = os.environ.get(ALLOCATOR, "") + os.environ.get("PYTORCH_CUDA_ALLOC_CONF", "")
-    advice = segments_advice(Facts("cuda"), settings)
-    return f" Also {advice}." if advice else ""
 
 
 def describe(differences: dict[str, tuple[Any, Any]]) -> str:

@@ -10,6 +10,7 @@ from transformers import (
     LlamaForSequenceClassification,
 )
 
+from workbench import devices
 from workbench.rewards import classifying
 from workbench.rewards.classifying import (
     batches,
@@ -143,6 +144,8 @@ def test_weights_are_fp32_on_the_cpu_bf16_on_cuda_and_as_asked_for(monkeypatch):
     auto = AutoModelForSequenceClassification
     monkeypatch.setattr(auto, "from_pretrained", staticmethod(from_pretrained))
     load_classifier("a/b", "a/b", torch.device("cpu"))
+    cards = {"cpu": devices.Facts("cpu"), "cuda": devices.Facts("cuda", (8, 0))}
+    monkeypatch.setattr(devices, "facts_of", lambda device: cards[device.type])
     load_classifier("a/b", "a/b", torch.device("cuda"))
     load_classifier("a/b", "a/b", torch.device("cuda"), dtype=torch.float32, num_labels=2)
     assert [settings["dtype"] for settings in asked] == [
