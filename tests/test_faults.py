@@ -258,7 +258,7 @@ def test_toggles_hammered_fifty_times_a_second_all_land_or_are_overtaken(toy_rec
     assert run.recipe == wanted and run.metrics["train/beta"].iloc[-1] == 0.25
     run.close()
     assert (run.status, run.error) == ("stopped", None)
-    events = run.events
+    events = run.events[run.events["kind"] != "warning"]  # toys write to the limit, which is told
     assert set(events["kind"]) == {"update"} and events["step"].is_unique
     assert 0 < len(events) <= run.progress["step"] and count > 50
     run_module.HERE.clear()

@@ -2,14 +2,18 @@
 
 import types
 
+import pandas as pd
 import pytest
 
 from workbench.progress import Bar, wait_for
 from workbench.variants import WorkbenchError
 
 
-def named(name):
-    return types.SimpleNamespace(name=name)
+def named(name, *events):
+    """A run with this name and these events: step, kind, text."""
+    return types.SimpleNamespace(
+        name=name, events=pd.DataFrame(events, columns=["step", "kind", "text"])
+    )
 
 
 def test_the_bar_adds_up_runs_and_shows_the_last_pass_at_1(capsys):
@@ -39,6 +43,17 @@ def test_a_resumed_run_starts_where_it_was(capsys):
         bar(named("run"), {"step": 7})
         bar(named("run"), {"step": 8, "eval/pass@1": 0.5})
     assert "8/10" in capsys.readouterr().err
+
+
+def test_a_warning_is_printed_once_with_its_step(capsys):
+    warned = (1, "warning", "31 % of completions were cut at 8 tokens.")
+    with Bar(3, show=True) as bar:
+        bar(named("run"), {"step": 0})
+        bar(named("run", (1, "update", "beta 0 → 1"), warned), {"step": 1})
+        bar(named("run", (1, "update", "beta 0 → 1"), warned), {"step": 2})
+    assert capsys.readouterr().out.splitlines() == [
+        "run step 1: 31 % of completions were cut at 8 tokens."
+    ]
 
 
 class Going:

@@ -85,7 +85,7 @@ def test_an_update_lands_at_the_next_step_and_is_marked(toy_recipe, tmp_path):
     assert run.recipe.beta == 0.1
     run.step()
     until(lambda: run.progress["step"] == 2)
-    event = run.events.iloc[0]
+    event = run.events[run.events["kind"] == "update"].iloc[0]
     assert (event["step"], event["kind"]) == (2, "update")
     assert "beta 0.0 → 0.1" in event["text"]
     assert "rewards.length 0.0 → 1.0" in event["text"]
@@ -143,7 +143,9 @@ def test_a_fork_goes_on_from_the_weights_of_now(toy_recipe, tmp_path):
     assert same.metrics[columns].equals(run.metrics[columns])
     assert other.metrics["train/loss"][:4].equals(run.metrics["train/loss"][:4])
     assert other.metrics["train/loss"][4] != run.metrics["train/loss"][4]
-    assert other.events["text"].tolist() == ["forked from a at step 3"]
+    assert other.events["text"][other.events["kind"] == "fork"].tolist() == [
+        "forked from a at step 3"
+    ]
     with pytest.raises(WorkbenchError, match="keeps its parent's weights, so lora_rank can't"):
         run.fork(lora_rank=2)
 

@@ -156,7 +156,9 @@ def test_a_real_run_is_traced_judged_paused_and_forked_from_within(toy_recipe, t
     left = guard.left_at(second)
     assert second.status == "paused" and left >= 1
     lines = (second.path / "events.jsonl").read_text().splitlines()
-    assert [json.loads(line)["kind"] for line in lines] == ["warning"]
+    told = [json.loads(line) for line in lines]
+    assert {event["kind"] for event in told} == {"warning"}
+    assert sum(event["text"].startswith("leaving") for event in told) == 1
 
     at = second.checkpoint_steps[0]
     third = second.fork(at=at, folder=tmp_path / "third", steps=at + 1, learning_rate=1e-2).wait()

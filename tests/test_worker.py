@@ -168,7 +168,8 @@ def test_probes_can_be_turned_on_and_off_in_the_middle(probing, tmp_path):
     )
     assert list(saved(run)) == [2, 4]
     assert run.metrics["probe/entropy"].dropna().index.tolist() == [2, 4]
-    assert run.events["text"].tolist() == ["probe_every 0 → 2", "probe_every 2 → 0"]
+    changes = run.events["text"][run.events["kind"] == "update"]
+    assert changes.tolist() == ["probe_every 0 → 2", "probe_every 2 → 0"]
     plain = train(probing.replace(probe_every=0), folder=tmp_path / "b", blocking=True)
     assert numbers(run, probes=False).equals(numbers(plain))
 
@@ -464,3 +465,12 @@ def test_a_curriculum_by_stages_goes_from_one_constraint_to_all(judged, tmp_path
         found = {c for c in run.metrics if "/level/" in c and run.metrics[c].notna()[step]}
         assert found == {f"constraints/level/{(step + 1) // 2}"}
     assert not (run.path / "constraint_models").exists()
+
+
+def test_completions_cut_at_the_limit_are_told_once_in_the_runs_log(toy_recipe, tmp_path):
+    run = train(toy_recipe.replace(max_new_tokens=2), folder=tmp_path / "a", blocking=True)
+    shares = run.metrics["rollout/truncated"].dropna()
+    assert shares.min() > 0.1  # the random model seldom ends by itself
+    (event,) = run.events[run.events["text"].str.contains("were cut")].to_dict("records")
+    assert (event["step"], event["kind"]) == (1, "warning")
+    assert event["text"].startswith(f"{100 * shares[1]:.0f} % of completions were cut at 2 tokens")

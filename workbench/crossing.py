@@ -20,7 +20,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from workbench.crossmap import NONE, OTHER
 from workbench.crosstable import CrossGeneration, Texts
 from workbench.devices import find_device
 from workbench.gains import Array
+from workbench.memory import note_post_pre
 from workbench.models import Policy, load_policy
 from workbench.recipe import Recipe
 from workbench.rewards import REWARDS
@@ -38,6 +39,9 @@ from workbench.rewards.learned import load_judge
 from workbench.tasks import make_task
 from workbench.tasks.base import after_thinking, knows_truth
 from workbench.variants import WorkbenchError
+
+if TYPE_CHECKING:
+    from workbench.trainer import State
 
 CROSS_SEED = 20_240_601
 ROWS = 4_096  # completions decoded together
@@ -216,6 +220,23 @@ def judge_of(recipe: Recipe, task: Any) -> Judge | None:
         return (weight * scores).tolist()
 
     return judge
+
+
+def crossed(state: State, recipe: Recipe) -> dict[str, float]:
+    """The policy's thoughts to the held-out questions, answered by itself and by the initial policy.
+
+    The state remembers what they are worth: a separation may switch on it.
+    """
+    found = post_pre(
+        state.policy,
+        state.task,
+        state.eval_rows,
+        samples=recipe.cross_samples,
+        max_new_tokens=recipe.max_new_tokens,
+        judge=judge_of(recipe, state.task),
+    )
+    note_post_pre(state.memory, recipe, state.step, found["eval/post_pre"])
+    return found
 
 
 def other_questions(count: int, seed: int) -> list[int]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class Bar:
     """A bar over optimiser steps that names the run and its last pass@1; give it as a listener.
 
-    Where stderr is no terminal it prints one line for each evaluation instead.
+    Where stderr is no terminal it prints one line for each evaluation instead. Warnings are printed too.
     """
 
     def __init__(self, steps: int, done: int = 0, show: bool | None = None) -> None:
@@ -26,6 +26,7 @@ class Bar:
         self._last: dict[str, int] = {}  # run -> its step, as shown
         self._passed: dict[str, float] = {}  # run -> its last pass@1
         self._noted = ""
+        self._warned: dict[str, int] = {}  # run -> events looked at
 
     def __call__(self, run: Run, record: dict[str, Any]) -> None:
         name, step = run.name, int(record["step"])
@@ -38,6 +39,15 @@ class Bar:
         self._last[name] = step
         if evaluated and self._bar.disable:
             print(f"{name} step {step} {passed}".rstrip(), flush=True)
+        self._warn(run)
+
+    def _warn(self, run: Run) -> None:
+        """Print the warnings that a run has had since, on lines of their own."""
+        events = run.events
+        for event in events[self._warned.get(run.name, 0) :].itertuples():
+            if event.kind == "warning":
+                self._bar.write(f"{run.name} step {event.step}: {event.text}")
+        self._warned[run.name] = len(events)
 
     def note(self, text: str) -> None:
         """Show a line behind the bar on what is done beside the steps."""

@@ -13,6 +13,7 @@ from workbench.diagnosis import Verdict
 from workbench.diagnosis import verdict as judge
 from workbench.phase import CENTRES, VOTE, Path, distances
 from workbench.references import Reference, from_traces, shipped
+from workbench.remarks import LEAVING, left_at
 from workbench.run import Run
 from workbench.variants import WorkbenchError, lookup
 
@@ -128,13 +129,11 @@ class Guard:
         step = leaves_at(one, reference.envelope(), patience=self.patience, margin=self.margin)
         if step is None:
             return
-        text = f"leaving the envelope at step {step}"
+        text = f"{LEAVING} {step}"
         run.folder.append_event(step, WARNING, text, {})
         if self.then == "pause":
             run.pause()
 
     def left_at(self, run: Run) -> int | None:
         """The step of the warning, None as long as there is none."""
-        events = run.events
-        steps = events["step"][events["kind"] == WARNING]
-        return int(steps.iloc[0]) if len(steps) else None
+        return left_at(run.events)

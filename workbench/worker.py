@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import torch
 
-from workbench.crossing import judge_of, post_pre
+from workbench.crossing import crossed
 from workbench.devices import segments_advice
 from workbench.evaluation import evaluate
 from workbench.folder import (
@@ -32,6 +32,7 @@ from workbench.growing import Growing
 from workbench.memory import note_post_pre
 from workbench.microbatches import is_out_of_memory
 from workbench.recipe import Recipe, own_functions
+from workbench.remarks import RECENT, Watch
 from workbench.rewinding import set_aside
 from workbench.scoring import check_judge
 from workbench.tracing import trace
@@ -76,6 +77,7 @@ class Worker:
         self._functions = tuple(functions)
         self._inherit = inherit
         self._on_record = on_record
+        self._watch = Watch()
         self._feed = Feed(lambda step, text: folder.append_event(step, "warning", text, {}))
         self._lock = threading.Condition()  # guards the notes below
         self._wanted = "run"  # run, pause or stop
@@ -181,6 +183,7 @@ class Worker:
         self._replay = self.folder.rewind(state.step, replaced=self._changes)
         self.records = Growing(self.folder.read_metrics())
         following = self.records.last.get("step", -1) + 1
+        self._watch = Watch(self.folder.read_metrics()[-RECENT:])
         self._feed.open(self.recipe.tracker, self.folder.path, self.recipe.to_dict(), following)
         self._set_status("running")
         if not self.records:
@@ -314,6 +317,8 @@ class Worker:
         self.folder.append_metrics(record)
         self.records.append(record)
         self._feed.record(record)
+        for text in self._watch.note(record, self.recipe):
+            self.folder.append_event(record["step"], "warning", text, {})
         self._on_record(record)
 
     def _set_status(self, status: str) -> None:
@@ -343,23 +348,6 @@ def memory_use() -> dict[str, float]:
     found = {"memory/process": psutil.Process().memory_info().rss / 2**20}
     if torch.cuda.is_available():
         found["memory/gpu_peak"] = torch.cuda.max_memory_allocated() / 2**20
-    return found
-
-
-def crossed(state: State, recipe: Recipe) -> dict[str, float]:
-    """The policy's thoughts to the held-out questions, answered by itself and by the initial policy.
-
-    The state remembers what they are worth: a separation may switch on it.
-    """
-    found = post_pre(
-        state.policy,
-        state.task,
-        state.eval_rows,
-        samples=recipe.cross_samples,
-        max_new_tokens=recipe.max_new_tokens,
-        judge=judge_of(recipe, state.task),
-    )
-    note_post_pre(state.memory, recipe, state.step, found["eval/post_pre"])
     return found
 
 

@@ -86,3 +86,16 @@ def test_messages_are_escaped_and_errors_are_alerts(made):
     assert "&lt;b&gt;" in made.message.value and 'role="alert"' in made.message.value
     made.say("")
     assert made.message.value == ""
+
+
+def test_warnings_have_lines_of_their_own_until_they_are_mended(made, fake_run):
+    run = fake_run(Recipe(max_new_tokens=48), started=False)
+    run._rows = [{"step": 0}, {"step": 1, "rollout/truncated": 0.31}]
+    made.show(run, "running", mine=True)
+    assert "31 % of completions were cut at 48 tokens; " in made.warnings.value
+    assert made.warnings.layout.display == "" and 'role="alert"' in made.warnings.value
+    run._rows += [{"step": n, "rollout/truncated": 0.0} for n in range(2, 7)]
+    made.show(run, "running", mine=True)
+    assert made.warnings.value == "" and made.warnings.layout.display == "none"
+    made.show(None, "", mine=True)
+    assert made.warnings.value == ""

@@ -9,6 +9,7 @@ from workbench.panel import envelopes
 from workbench.panel.envelopes import FINISHED, SHIPPED, Envelopes, Offer
 from workbench.phase import CENTRES, VOTE, distances
 from workbench.references import SETTINGS, Reference
+from workbench.remarks import left_at
 from workbench.watch import Guard, from_runs, path_of
 
 INSIDE, OUTSIDE = (0.3, 15.0, 0.6), (0.9, 15.0, 0.6)
@@ -95,7 +96,7 @@ def test_the_guard_warns_and_pauses_as_asked_for_live(held, probed, box_shipped)
     held.set_then("pause")
     for _ in range(3):
         other.probe(OUTSIDE)
-    assert other.calls == ["pause"] and envelopes.left_at(other.events) == 8
+    assert other.calls == ["pause"] and left_at(other.events) == 8
 
 
 def test_no_guard_where_its_errors_would_end_the_run(held, probed, box_shipped):

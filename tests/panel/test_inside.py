@@ -93,3 +93,20 @@ def test_a_drawn_step_is_not_read_again(view, fake_run):
     run.rollouts = None  # would raise if it were called
     view.refresh()
     assert view.step.value == 5
+
+
+def test_why_the_loss_is_what_it_is_stands_below_the_numbers(view, fake_run):
+    run = fake_run(Recipe(steps=40), started=False)
+    dead = {"train/loss": 0.0, "train/grad_norm": 0.0, "groups/zero_signal": 1.0}
+    run._rows = [
+        run._row(0),
+        {"step": 1, **dead, "groups/solved_all": 0.0, "groups/solved_none": 1.0},
+    ]
+    run.rollout_steps = [1]
+    view.show(run)
+    assert '<div class="wb-warn">No group had signal: not one of the 16' in view.numbers.value
+    run._rows += [{"step": 2, "train/loss": 1e-9, "train/grad_norm": 0.5}]
+    run.rollout_steps = [1, 2]
+    view.refresh()
+    assert '<div class="wb-doc">A loss near 0' in view.numbers.value
+    assert "wb-warn" not in view.numbers.value

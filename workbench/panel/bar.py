@@ -1,4 +1,4 @@
-"""The run bar: buttons, progress, the line of figures and the line of messages."""
+"""The run bar: buttons, progress, the line of figures, the line of messages and the lines of warnings."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from workbench.panel.geometry import notice
+from workbench.remarks import standing
 
 ALIVE = ("starting", "running", "paused")
 # Which buttons make sense in which state; "" is before the first run.
@@ -112,11 +113,15 @@ class RunBar:
         self.state, self.message = widgets.HTML(NO_RUN), widgets.HTML()
         self.state.add_class("wb-state")
         self.message.add_class("wb-message")
+        self.warnings = widgets.HTML(layout={"display": "none"})
+        self._judged: tuple[Any, int] | None = (
+            None  # the run and the steps that the warnings are of
+        )
         line = widgets.HBox(
             [*self.buttons.values(), self.back_to, takeaway, self.progress, self.choice]
         )
         line.add_class("wb-buttons")
-        self.root = widgets.VBox([line, self.state, self.message])
+        self.root = widgets.VBox([line, self.state, self.message, self.warnings])
         self.root.add_class("wb-bar")
 
     def say(self, text: str, error: bool = False) -> None:
@@ -133,6 +138,7 @@ class RunBar:
         self.progress.max, self.progress.value = progress["steps"], progress["step"]
         self.progress.bar_style = {"failed": "danger", "finished": "success"}.get(status, "")
         self.state.value = state_html(run, status, progress, mine)
+        self._warn(run, int(progress["step"]))
         steps = list(run.checkpoint_steps) if run is not None and mine else []
         if list(self.back_to.options) != steps:
             chosen = self.back_to.value
@@ -146,6 +152,18 @@ class RunBar:
             off = name not in makes_sense or (name == "rewind" and not steps)
             if button.disabled != off:
                 button.disabled = off
+
+    def _warn(self, run: Any, step: int) -> None:
+        """What is wrong in the run's last steps; looked at once a step."""
+        if self._judged == (run, step):
+            return
+        self._judged = (run, step)
+        found = standing(run.metrics, run.recipe) if run is not None else []
+        self.warnings.layout.display = "" if found else "none"
+        lines = "".join(f"<div>{html.escape(text)}</div>" for text in found)
+        shown = f'<div class="wb-warn" role="alert">{lines}</div>' if found else ""
+        if self.warnings.value != shown:
+            self.warnings.value = shown
 
 
 def state_html(run: Any, status: str, progress: Mapping[str, float], mine: bool) -> str:

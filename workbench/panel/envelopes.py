@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from workbench import phase
 from workbench.phase import CENTRES, Path
 from workbench.references import Reference, comparable, from_traces, shipped
+from workbench.remarks import left_at
 from workbench.variants import WorkbenchError
 
 SHIPPED, FINISHED = "shipped", "this panel's finished runs"
@@ -29,12 +29,6 @@ class Offer:
 
     reference: Reference
     runs: tuple[Any, ...] = ()
-
-
-def left_at(events: pd.DataFrame) -> int | None:
-    """The step of a guard's warning among the events of a run."""
-    steps = events["step"][events["kind"] == "warning"]
-    return int(steps.iloc[0]) if len(steps) else None
 
 
 class Envelopes:

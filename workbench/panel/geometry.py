@@ -17,9 +17,10 @@ import numpy as np
 from workbench.alarms import MARGIN, leaves_at
 from workbench.diagnosis import RELAXATION, Verdict, verdict
 from workbench.geometry import Envelope
-from workbench.panel.envelopes import FEWEST, Envelopes, Offer, left_at
+from workbench.panel.envelopes import FEWEST, Envelopes, Offer
 from workbench.panel.scene import LiveScene
 from workbench.phase import ACCURACY, CENTRES, VOTE, Path
+from workbench.remarks import left_at
 from workbench.variants import WorkbenchError
 
 SPACE_LABELS = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ipywidgets as widgets
@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from workbench.panel.rollouts import text_html
+from workbench.remarks import Remark, loss_remarks
 
 EMPTY = (
     '<div class="wb-doc">No batch is saved yet. Pause a run and press Step: one step is done, and shown '
@@ -128,6 +129,15 @@ def numbers_html(rows: list[tuple[str, str, str]]) -> str:
     return f'<div class="wb-halves">{"".join(tables)}</div>'
 
 
+def remarks_html(remarks: Sequence[Remark]) -> str:
+    """Why the loss is what it is; what is to be mended is marked."""
+    lines = [
+        f'<div class="{"wb-warn" if remark.wrong else "wb-doc"}">{html.escape(remark.text)}</div>'
+        for remark in remarks
+    ]
+    return f'<div class="wb-remarks">{"".join(lines)}</div>' if lines else ""
+
+
 def title_html(step: int, table: pd.DataFrame, known: Mapping[str, float]) -> str:
     """What the step drew, and how long each part of it took."""
     P, B = table["prompt_index"].nunique(), len(table)
@@ -203,6 +213,7 @@ class InsideView:
             return
         known = metrics.loc[step].to_dict()
         rows = numbers(known, self._run.recipe.max_grad_norm)
-        self.numbers.value = title_html(step, table, known) + numbers_html(rows)
+        why = remarks_html(loss_remarks(known, self._run.recipe))
+        self.numbers.value = title_html(step, table, known) + numbers_html(rows) + why
         self.batch.value = batch_html(table)
         self._drawn = (self._run, step)

@@ -50,6 +50,7 @@ CSS = """
 .wb-formula mjx-container { font-size: 115% !important }  /* by itself it would be a fifth larger */
 .wb-details summary { cursor: pointer; color: var(--wb-soft) }
 .wb-warn { border-left: 3px solid #E69F00; padding-left: 8px; line-height: 1.5 }
+.wb-remarks { max-width: 110ch; margin-bottom: 8px } .wb-remarks > div { margin: 3px 0 }
 .wb-alarm { flex-flow: row wrap !important; align-items: center; gap: 4px 12px; margin: 4px 0 }
 .wb-alarm .widget-html { flex: 1 1 320px; width: auto }
 .wb-curves { overflow: hidden }
