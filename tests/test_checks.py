@@ -151,3 +151,21 @@ def test_a_file_without_truth_is_trained_on_by_constraints_and_not_by_correctnes
     assert Recipe(**fields, rewards={"constraints": 1.0}).task == "instructions"
     checked = {"source": str(tmp_path / "rows.jsonl"), "checked": True}
     assert Recipe(task="instructions", task_args=checked, rewards={"correct": 1.0}).steps
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"separation": "start"},
+        {"answerer": "initial"},
+        {"answers_per_thought": 2},
+        {"cross_samples": 1},
+    ],
+)
+def test_what_needs_thoughts_is_refused_without_them(fields):
+    Recipe(**fields, thinking="on")
+    (name,) = fields
+    with pytest.raises(
+        WorkbenchError, match=f"thinking is 'off', but {name} .* needs thoughts; set"
+    ):
+        Recipe(**fields, thinking="off")

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from tokenizers import AddedToken
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from workbench import models, sources
 from workbench.merging import dequantised
 from workbench.models import load_policy
+from workbench.pieces import pieces
+from workbench.rollout import sample
 from workbench.variants import WorkbenchError
 
 QUANTIZATIONS = ["none", "nf4", "int8"]
@@ -371,3 +374,117 @@ def test_a_head_of_no_known_kind_is_said(toy_world, monkeypatch, caplog):
     monkeypatch.setattr(models, "find_head", lambda model: None)
     assert load_policy(toy_world, device="cpu").head is None
     assert "Lower microbatch" in caplog.text
+
+
+# ------------------------------------------------------------------ templates, tags and odd vocabularies
+
+
+def written(copied, template, tokens=(), **config):
+    """The copied model's folder with another chat template, added tokens and changed config."""
+    tokenizer = AutoTokenizer.from_pretrained(copied)
+    for path in copied.glob("chat_template*"):
+        path.unlink()
+    tokenizer.chat_template = template
+    tokenizer.add_tokens([AddedToken(t, special=True) for t in tokens], special_tokens=True)
+    tokenizer.save_pretrained(copied)
+    path = copied / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | config))
+    return copied
+
+
+def widened(copied, rows):
+    """The copied model with so many rows of embedding and head."""
+    model = AutoModelForCausalLM.from_pretrained(copied)
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        model.resize_token_embeddings(rows, mean_resizing=False)
+    model.save_pretrained(copied)
+
+
+ASK = [{"role": "user", "content": "Make 24"}]
+CHATML = (
+    "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt and enable_thinking is defined and not enable_thinking %}"
+    "<think></think>{% elif add_generation_prompt and enable_thinking is defined %}<think>{% endif %}"
+)
+
+
+def test_thinking_is_told_to_the_template_and_what_it_opened_stands_in_the_text(copied):
+    widened(copied, 400)
+    written(copied, CHATML, ["<|im_end|>"])
+    ends = {}
+    for thinking in ("auto", "on", "off"):
+        policy = load_policy(copied, quantize="none", device="cpu", thinking=thinking)
+        found = sample(policy, [ASK], group_size=2, max_new_tokens=4)
+        ends[thinking] = found.prompts[0].removeprefix("Make 24<|im_end|>")
+        assert [text.startswith("<think>") for text in found.completions] == [thinking == "on"] * 2
+    assert ends == {"auto": "", "on": "<think>", "off": "<think></think>"}
+
+
+def test_the_templates_end_of_turn_ends_a_completion(copied):
+    plain = load_policy(copied, quantize="none", device="cpu").stop_ids()
+    widened(copied, 400)
+    policy = load_policy(written(copied, CHATML, ["<|im_end|>"]), quantize="none", device="cpu")
+    end = policy.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert policy.stop_ids() == sorted([*plain, end])
+    assert policy.decode([[end]]) == [""]
+
+
+def test_a_padded_vocabulary_decodes_to_nothing_beyond_the_tokenizer(copied):
+    widened(copied, 400)
+    policy = load_policy(copied, quantize="none", device="cpu")
+    a = policy.tokenizer.convert_tokens_to_ids("4")
+    assert len(policy.tokenizer) < 399
+    assert policy.decode([[a, 399, a], [398]]) == [policy.decode([[a, a]])[0], ""]
+    assert "".join(pieces(policy.tokenizer, [[a, 399, a]])[0]) == policy.decode([[a, a]])[0]
+
+
+def test_a_token_beyond_the_embedding_is_refused_by_name(copied):
+    written(copied, "{{ messages[0].content }}<|im_end|>", ["<|im_end|>"])
+    policy = load_policy(copied, quantize="none", device="cpu")
+    with pytest.raises(
+        WorkbenchError, match=r"holds the token '<\|im_end\|>' .* has \d+ rows; give"
+    ):
+        policy.encode(policy.render([ASK]))
+
+
+def test_padding_beyond_the_embedding_is_replaced(copied):
+    tokenizer = AutoTokenizer.from_pretrained(copied)
+    tokenizer.add_special_tokens({"pad_token": "<|outside|>"})
+    tokenizer.save_pretrained(copied)
+    policy = load_policy(copied, quantize="none", device="cpu")
+    assert policy.tokenizer.pad_token_id in policy.stop_ids()
+    assert sample(
+        policy, [ASK, [{"role": "user", "content": "Make 2"}]], group_size=2, max_new_tokens=3
+    ).B
+
+
+def test_padding_with_the_end_token_changes_no_length_and_no_end(policy_of):
+    """Ends are told by the mask, so a pad that is the end token must not be taken for one."""
+    ask = [ASK, [{"role": "user", "content": "Compute 1 + 2"}]]
+    usual = policy_of()
+    twin = policy_of()
+    twin.tokenizer.pad_token = twin.tokenizer.eos_token
+    one, two = (sample(p, ask, group_size=16, max_new_tokens=12, seed=4) for p in (usual, twin))
+    assert 0 < one.truncated_B.sum() < one.B  # some end by themselves, some do not
+    assert torch.equal(one.mask_BT, two.mask_BT) and torch.equal(one.truncated_B, two.truncated_B)
+    assert one.completions == two.completions
+    assert torch.equal(one.logprobs_BT, two.logprobs_BT)
+    assert bool((two.completion_ids_BT[~two.mask_BT] == twin.tokenizer.eos_token_id).all())
+
+
+def test_a_models_own_tags_become_the_common_ones(copied):
+    widened(copied, 400)
+    policy = load_policy(
+        written(
+            copied, "{{ messages[0].content }}", ["<|begin_of_thought|>", "<|end_of_thought|>"]
+        ),
+        quantize="none",
+        device="cpu",
+        think_tags="<|begin_of_thought|> <|end_of_thought|>",
+    )
+    ids = policy.tokenizer.encode(
+        "<|begin_of_thought|>1 + 2<|end_of_thought|>3", add_special_tokens=False
+    )
+    assert policy.decode([ids]) == ["<think>1 + 2</think>3"]
+    assert policy.thought_end_id() == policy.tokenizer.convert_tokens_to_ids("<|end_of_thought|>")

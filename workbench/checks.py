@@ -149,8 +149,20 @@ def _check_separation(recipe: Recipe) -> None:
 
 
 def _check_thoughts(recipe: Recipe) -> None:
-    """Several answers to a thought: whole thoughts, enough of them, and nothing that cuts a group."""
+    """Thoughts where they are needed; whole ones, enough of them, and nothing that cuts a group."""
     answers = recipe.answers_per_thought
+    parted = {
+        "separation": recipe.separation != "joint",
+        "answerer": recipe.answerer != "policy",
+        "answers_per_thought": answers > 1,
+        "cross_samples": recipe.cross_samples > 0,
+    }
+    if recipe.thinking == "off" and any(parted.values()):
+        name = next(name for name, asked in parted.items() if asked)
+        raise WorkbenchError(
+            f"thinking is 'off', but {name} {getattr(recipe, name)!r} needs thoughts; set thinking to 'auto' "
+            "or 'on', or that to its default."
+        )
     if answers == 1:
         return
     if recipe.group_size % answers:

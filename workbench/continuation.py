@@ -31,10 +31,11 @@ from workbench.decoding import SERIES, Recorded
 from workbench.engines import decode_by
 from workbench.models import Policy
 from workbench.packing import shared_prefill
-from workbench.rollout import Messages, Rollouts, last_tokens, sample, texts_of
+from workbench.rollout import Messages, Rollouts, last_tokens, sample, texts_of, whole_texts
+from workbench.tokens import THINK_TAGS, Tags, opens_thought
 from workbench.variants import WorkbenchError
 
-OPEN, CLOSE = "<think>", "</think>"
+OPEN, CLOSE = THINK_TAGS
 _ANSWERS = 1  # the stream of an answer's seed: the same seed as the thought's draws other numbers
 
 
@@ -157,7 +158,7 @@ def answer_texts(
             f"There are {len(prompts)} prompts and {len(thoughts)} thoughts; give one thought per prompt."
         )
     begun = [
-        _begun(text, thought)
+        _begun(text, thought, policy.tags)
         for text, thought in zip(policy.render(prompts), thoughts, strict=True)
     ]
     encoded = [policy.tokenizer.encode(text, add_special_tokens=False) for text in begun]
@@ -237,7 +238,7 @@ def _stitched(policy: Policy, thoughts: Rollouts, answers: Recorded, initial: bo
         sampled_BT=joined(thoughts.sampled_BT, answers.mask_BT & (not initial), False),
         **series,
         truncated_B=~torch.isin(last_tokens(tokens_BT, mask_BT), stop_ids),
-        completions=texts_of(policy, tokens_BT, mask_BT),
+        completions=whole_texts(policy, thoughts.prompts, tokens_BT, mask_BT),
     )
 
 
@@ -259,15 +260,14 @@ def _token_lists(ids: Tensor, mask: Tensor) -> list[list[int]]:
     return [part.tolist() for part in ids[mask].cpu().split(mask.sum(1).tolist())]
 
 
-def _begun(prompt: str, thought: str) -> str:
-    """The prompt's text and the closed thought behind it."""
-    if CLOSE in thought:
+def _begun(prompt: str, thought: str, tags: Tags) -> str:
+    """The prompt's text and the closed thought behind it, in the model's own tags."""
+    if CLOSE in thought or tags.close in thought:
         raise WorkbenchError(f"A thought contains {CLOSE}; give what stands between the tags.")
-    opened = prompt.rstrip()
-    if not opened.endswith(OPEN):
-        return f"{prompt}{OPEN}{thought}{CLOSE}"
+    if not opens_thought(prompt, tags):
+        return f"{prompt}{tags.open}{thought}{tags.close}"
     # The template's white space after the tag is the thought's own where it begins with some.
-    return f"{opened if thought[:1].isspace() else prompt}{thought}{CLOSE}"
+    return f"{prompt.rstrip() if thought[:1].isspace() else prompt}{thought}{tags.close}"
 
 
 def _without_tags(text: str) -> str:
@@ -278,9 +278,9 @@ def _close_id(policy: Policy) -> int:
     found = policy.thought_end_id()
     if found is None:
         raise WorkbenchError(
-            f"{CLOSE} is not one token of {policy.name!r}, so where its thinking ends can't be seen while "
-            "sampling; choose a model that thinks in tags, or leave out what needs it: answerer 'initial', "
-            "answers_per_thought above 1, cross_samples."
+            f"{policy.tags.close} is not one token of {policy.name!r}, so where its thinking ends can't be "
+            "seen while sampling; choose a model that thinks in tags, or leave out what needs it: answerer "
+            "'initial', answers_per_thought above 1, cross_samples."
         )
     return found
 

@@ -41,7 +41,17 @@ from workbench.loading import (
 )
 from workbench.merging import copy_fits, plain_copy, refresh
 from workbench.sources import check_loadable, find_model
-from workbench.tokens import THINK_TAGS, load_tokenizer
+from workbench.tokens import (
+    THINK_TAGS,
+    Tags,
+    check_thinking,
+    find_tags,
+    in_common_tags,
+    load_tokenizer,
+    opens_thought,
+    render,
+    turn_end,
+)
 from workbench.variants import WorkbenchError, unknown
 
 MERGED = ("auto", "always", "never")
@@ -61,6 +71,9 @@ class Policy:
     engine: str = "auto"  # what decodes: see `engines`
     served: Any = field(default=None, repr=False)  # vLLM's model, where that is the engine
     served_number: int = 0
+    thinking: str = "auto"  # "on" or "off" where the chat template has a switch
+    tags: Tags = THINK_TAGS  # the model's own; texts have THINK_TAGS in their place
+    turn_end: int | None = None  # the token by which the chat template ends an answer
     _sampler: nn.Module | None = field(default=None, repr=False)
     _sampler_versions: tuple[int, ...] | None = field(default=None, repr=False)
 
@@ -117,10 +130,7 @@ class Policy:
     def render(self, messages_list: Sequence[Sequence[dict[str, str]]]) -> list[str]:
         """The prompt text of each conversation, up to where the model's answer begins."""
         return [
-            self.tokenizer.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=True
-            )
-            for messages in messages_list
+            render(self.tokenizer, messages, self.name, self.thinking) for messages in messages_list
         ]
 
     def encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -132,6 +142,7 @@ class Policy:
 
     def left_padded(self, ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Token ids of P prompts as `encode` returns them: padded left, and their mask, both (P, L)."""
+        self._check_ids(ids)
         ids_PL = torch.full((len(ids), max(map(len, ids))), self.tokenizer.pad_token_id)
         mask_PL = torch.zeros_like(ids_PL, dtype=torch.bool)
         for row, tokens in enumerate(ids):
@@ -140,23 +151,31 @@ class Policy:
         return ids_PL.to(self.device), mask_PL.to(self.device)
 
     def decode(self, tokens: Sequence[Sequence[int]]) -> list[str]:
-        """The text of each completion; of the special tokens only <think> and </think> are kept."""
+        """The text of each completion; of the special tokens only those of the tags are kept.
+
+        The model's own tags are written <think> and </think>. Rows of a padded vocabulary have no text.
+        """
         hidden = self._hidden_ids()
         kept = [[token for token in row if token not in hidden] for row in tokens]
-        return self.tokenizer.batch_decode(
+        texts = self.tokenizer.batch_decode(
             kept, skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
+        return [in_common_tags(text, self.tags) for text in texts]
+
+    def opened(self, prompt: str) -> str:
+        """What of a completion's text stands in its prompt already: <think>, or nothing."""
+        return THINK_TAGS.open if opens_thought(prompt, self.tags) else ""
 
     def stop_ids(self) -> list[int]:
-        """Tokens that end a completion: the tokenizer's and the generation config's."""
+        """Tokens that end a completion: the tokenizer's, the generation config's and the template's."""
         configured = self.model.generation_config.eos_token_id
         several = configured if isinstance(configured, list) else [configured]
-        found = {i for i in (self.tokenizer.eos_token_id, *several) if i is not None}
+        found = {i for i in (self.tokenizer.eos_token_id, self.turn_end, *several) if i is not None}
         return sorted(found)
 
     def thought_end_id(self) -> int | None:
-        """The token that ends the thinking, or None where `</think>` is not one token."""
-        found = self.tokenizer.convert_tokens_to_ids("</think>")
+        """The token that ends the thinking, or None where the closing tag is not one token."""
+        found = self.tokenizer.convert_tokens_to_ids(self.tags.close)
         return found if isinstance(found, int) and found != self.tokenizer.unk_token_id else None
 
     @torch.no_grad()
@@ -191,11 +210,28 @@ class Policy:
         """Write adapter_model.safetensors and its config, as plain peft loads them."""
         self.model.save_pretrained(str(folder), save_embedding_layers=False)
 
+    def embedded(self) -> int:
+        """Rows of the embedding: token ids from there on can't be read."""
+        return int(self.model.get_input_embeddings().weight.shape[0])
+
+    def _check_ids(self, ids: Sequence[Sequence[int]]) -> None:
+        rows, highest = self.embedded(), max(map(max, ids))
+        if highest >= rows:
+            raise WorkbenchError(
+                f"A prompt holds the token {self.tokenizer.convert_ids_to_tokens(highest)!r} (id {highest}), "
+                f"but the embedding of {self.name!r} has {rows} rows; give the model its own tokenizer, or "
+                "widen it with resize_token_embeddings and save both."
+            )
+
     def _hidden_ids(self) -> set[int]:
-        special = {i for i, t in self.tokenizer.added_tokens_decoder.items() if t.special}
-        # By the vocabulary: a tag it lacks has the id of the unknown token, which may also end a text.
-        vocabulary = self.tokenizer.get_vocab()
-        kept = {vocabulary[tag] for tag in THINK_TAGS if tag in vocabulary}
+        added = self.tokenizer.added_tokens_decoder
+        special = {i for i, t in added.items() if t.special}
+        unknown_id = (
+            self.tokenizer.unk_token_id
+        )  # what a tag it lacks becomes; it may also end a text
+        whole = {self.tokenizer.convert_tokens_to_ids(tag) for tag in self.tags} - {unknown_id}
+        within = {i for i, t in added.items() if any(t.content in tag for tag in self.tags)}
+        kept = whole | within
         return (special | set(self.tokenizer.all_special_ids) | set(self.stop_ids())) - kept
 
 
@@ -210,13 +246,16 @@ def load_policy(
     device: str = "auto",
     merged: str = "auto",
     engine: str = "auto",
+    thinking: str = "auto",
+    think_tags: str = "auto",
     seed: int = 0,
 ) -> Policy:
     """Load a model to train: a shipped name, a folder, or a hub name ("owner/name").
 
     `merged` says whether rollouts come from a merged copy of the weights: "auto" (where it fits), "always"
     or "never" (slower, and no memory beside the model's own). `engine` is what decodes: "auto", "native",
-    "paged" or "vllm".
+    "paged" or "vllm". `thinking` ("on", "off") is told to a chat template that has a switch for it;
+    `think_tags` are those of the model's thoughts (`tokens.find_tags`).
     """
     if quantize not in QUANTIZATIONS:
         raise WorkbenchError(unknown("quantize", quantize, QUANTIZATIONS))
@@ -235,6 +274,8 @@ def load_policy(
         check_loadable(source, str(name))
         base = load_base(source, str(name), quantize, where)
         tokenizer = load_tokenizer(source, str(name))
+        check_thinking(tokenizer, str(name), thinking)
+        tags = find_tags(tokenizer, think_tags)
         settings = {"r": lora_rank, "lora_alpha": lora_alpha, "lora_dropout": lora_dropout}
         model = add_adapter(base, target_names(lora_targets), seed, **settings).eval()
         head = find_head(model)
@@ -246,4 +287,10 @@ def load_policy(
             )
         for module_name, module in model.named_modules():
             module.training = "lora_dropout" in module_name  # the only dropout that training uses
-        return Policy(model, tokenizer, str(name), where, quantize, merged, head, engine)
+        policy = Policy(
+            model, tokenizer, str(name), where, quantize, merged, head, engine,
+            thinking=thinking, tags=tags, turn_end=turn_end(tokenizer),
+        )  # fmt: skip
+        if tokenizer.pad_token_id >= policy.embedded():  # looked up, though masked
+            tokenizer.pad_token_id = policy.stop_ids()[0] if policy.stop_ids() else 0
+        return policy

@@ -73,6 +73,16 @@ class Recipe:
         "never (slower, in less memory).",
         choices=("auto", "always", "never"),
     )  # fmt: skip
+    thinking: str = setting(
+        "auto",
+        "Whether the model thinks: as its chat template has it, or on or off where that has a switch "
+        "(enable_thinking, as Qwen3's).",
+        choices=("auto", "on", "off"),
+    )  # fmt: skip
+    think_tags: str = setting(
+        "auto",
+        "The model's own tags around its thoughts, such as '<think> </think>'; found by itself.",
+    )
 
     threads: int = setting(
         0, "CPU threads of the tensor work; 0 chooses: one for a tiny model, else all.", low=0

@@ -50,7 +50,7 @@ class Rollouts:
     self_certainties_BT: Tensor
     log_peaks_BT: Tensor
     truncated_B: Tensor  # bool: reached max_new_tokens without an end token
-    completions: list[str]  # B texts; of the special tokens only <think> and </think> are kept
+    completions: list[str]  # B texts, thoughts in <think> and </think>; no other special tokens
     group_size: int
     max_new_tokens: int  # the limit they were sampled under
     seed: int  # of the generator that drew them
@@ -181,7 +181,7 @@ def sample(
         sampled_BT=mask_BT,
         **dict(zip(SERIES, series, strict=True)),
         truncated_B=~torch.isin(last_tokens(tokens_BT, mask_BT), stop_ids),
-        completions=texts_of(policy, tokens_BT, mask_BT),
+        completions=whole_texts(policy, texts, tokens_BT, mask_BT),
         group_size=group_size,
         max_new_tokens=max_new_tokens,
         seed=generator.initial_seed(),
@@ -191,6 +191,15 @@ def sample(
 def last_tokens(tokens_BT: Tensor, mask_BT: Tensor) -> Tensor:
     """The last token of each completion, (B,)."""
     return tokens_BT.gather(1, mask_BT.sum(1, keepdim=True) - 1).squeeze(1)
+
+
+def whole_texts(
+    policy: Policy, prompts: Sequence[str], tokens_BT: Tensor, mask_BT: Tensor
+) -> list[str]:
+    """The text of each completion, with the tag in front that its prompt has opened already."""
+    texts = texts_of(policy, tokens_BT, mask_BT)
+    opened, group = [policy.opened(prompt) for prompt in prompts], len(texts) // len(prompts)
+    return [f"{opened[b // group]}{text}" for b, text in enumerate(texts)]
 
 
 def texts_of(policy: Policy, tokens_BT: Tensor, mask_BT: Tensor) -> list[str]:

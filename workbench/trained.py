@@ -37,6 +37,8 @@ def trained_policy(recipe: Recipe, checkpoint: Path) -> Policy:
         device=recipe.device,
         merged=recipe.merged,
         engine=recipe.engine,
+        thinking=recipe.thinking,
+        think_tags=recipe.think_tags,
     )
     try:
         policy.load_state(load_file(checkpoint / "adapter_model.safetensors"))

@@ -138,6 +138,8 @@ def prepare(recipe: Recipe) -> State:
         device=recipe.device,
         merged=recipe.merged,
         engine=recipe.engine,
+        thinking=recipe.thinking,
+        think_tags=recipe.think_tags,
         seed=recipe.seed,
     )
     switch_recomputing(policy.model, recipe.gradient_checkpointing, policy.device)

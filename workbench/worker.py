@@ -338,9 +338,8 @@ class Worker:
             self.folder.write_status("failed", self.error)
         except OSError as disk_error:  # the disk itself may be what failed; memory still tells
             self.error += f" This could not be written to the run's folder: {disk_error}."
-        # Made anew: the frames of the error and of what it came from hold on to the model.
         kind = WorkbenchError if isinstance(error, WorkbenchError) else RunFailed
-        self.exception = kind(self.error)
+        self.exception = kind(self.error)  # made anew: the error's own frames hold on to the model
 
 
 def memory_use() -> dict[str, float]:

@@ -42,6 +42,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Task": ("task", "curriculum"),
     "Model": (
         "model", "quantize", "lora_rank", "lora_alpha", "lora_targets", "lora_dropout", "device", "merged",
+        "thinking", "think_tags",
     ),
     "Sampling": (
         "prompts_per_step", "group_size", "max_new_tokens", "temperature", "top_p", "top_k",
