@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from workbench.sampling import draw, filter_logits, statistics
+from workbench.sampling import draw, exact_device, filter_logits, statistics
 
 
 @pytest.mark.parametrize(
@@ -36,6 +36,11 @@ def test_draw_inverts_the_cumulative_distribution():
     uniforms = torch.tensor([0.0, 0.05, 0.15, 0.45, 0.65, 1 - 2**-53], dtype=torch.float64)
     # Cumulative: 0, .1, .3, .6, 1, 1; tokens of probability 0 are never drawn, not even at 0.
     assert draw(logits, torch.arange(6), uniforms).tolist() == [1, 1, 2, 3, 4, 4]
+
+
+def test_fp64_is_worked_on_where_it_exists():
+    assert exact_device(torch.device("mps")).type == "cpu"
+    assert exact_device(torch.device("cuda", 1)) == torch.device("cuda", 1)
 
 
 def test_statistics_by_hand():

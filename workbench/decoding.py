@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from workbench.cache import PrefixCache, prefill
-from workbench.sampling import draw, filter_logits, statistics
+from workbench.sampling import draw, exact_device, filter_logits, statistics
 
 if TYPE_CHECKING:
     from transformers import DynamicCache
@@ -87,8 +87,9 @@ def decode(
         prefix_A = owners_B[alive_A]  # at first a completion's prefix is its prompt
         for step in range(steps):
             if step % DRAWS == 0:
-                block = uniforms(step // DRAWS).to(ids_PL.device)
-            tokens_A = choose(logits_RV, prefix_A, block[step % DRAWS, alive_A], **settings)
+                block = uniforms(step // DRAWS).to(exact_device(ids_PL.device))
+            uniforms_A = block[step % DRAWS, alive_A.to(block.device)]
+            tokens_A = choose(logits_RV, prefix_A, uniforms_A, **settings)
             recorded.tokens_BT[alive_A, step] = tokens_A
             recorded.mask_BT[alive_A, step] = True
             if stats:

@@ -44,13 +44,20 @@ def filter_logits(
 def draw(logits_CV: Tensor, contexts_M: Tensor, uniforms_M: Tensor) -> Tensor:
     """One token after each context, (M,), by inverting its cumulative distribution at `uniforms_M`.
 
-    In fp64, since fp32 sums over a large vocabulary would starve its unlikely tokens.
+    In fp64, since fp32 sums over a large vocabulary would starve its unlikely tokens. `uniforms_M` lie where
+    that is done.
     """
-    cumulative_CV = logits_CV.softmax(-1).double().cumsum(-1)
-    cumulative_MV = cumulative_CV[contexts_M]
+    device = exact_device(logits_CV.device)
+    cumulative_CV = logits_CV.softmax(-1).to(device).double().cumsum(-1)
+    cumulative_MV = cumulative_CV[contexts_M.to(device)]
     targets_M1 = uniforms_M[:, None] * cumulative_MV[:, -1:]
     tokens_M1 = torch.searchsorted(cumulative_MV, targets_M1, right=True)
-    return tokens_M1.squeeze(1).clamp_(max=logits_CV.shape[-1] - 1)
+    return tokens_M1.squeeze(1).clamp_(max=logits_CV.shape[-1] - 1).to(logits_CV.device)
+
+
+def exact_device(device: torch.device) -> torch.device:
+    """Where fp64 numbers of `device` are worked on: on the CPU for Apple's GPUs, which have none."""
+    return torch.device("cpu") if device.type == "mps" else device
 
 
 def statistics(logits_CV: Tensor, contexts_M: Tensor, tokens_M: Tensor) -> Tensor:
