@@ -178,3 +178,25 @@ def move_adapter(policy, seed=0, scale=0.1):
     with torch.no_grad():
         for _, parameter in policy.trainable():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * scale)
+
+
+@pytest.fixture(scope="session")
+def qwen_1_5b(tmp_path_factory):
+    """A folder with the config.json of Qwen2.5-1.5B's shape, and no weights."""
+    import json
+
+    config = {
+        "model_type": "qwen2",
+        "hidden_size": 1536,
+        "intermediate_size": 8960,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 2,
+        "vocab_size": 151936,
+        "tie_word_embeddings": True,
+        "max_position_embeddings": 131072,
+    }
+    folder = tmp_path_factory.mktemp("shape") / "qwen2.5-1.5b"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    return str(folder)

@@ -262,3 +262,20 @@ def test_claims_are_measured_and_judged_one_after_the_other(tmp_path, monkeypatc
 
 def test_the_command_is_installed():
     assert shutil.which("workbench", path=str(Path(sys.executable).parent))
+
+
+def test_doctor_foretells_a_recipe(tmp_path, capsys):
+    from workbench.cli import main
+
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("max_new_tokens: 16\nprompts_per_step: 2\ngroup_size: 4\n")
+    assert main(["doctor", "--recipe", str(recipe), "--memory", "T4"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("tiny-strong: 796 k parameters")
+    assert "free on T4: 15.00 GiB" in printed
+    assert main(["doctor", "--recipe", str(recipe), "--memory", "0.4"]) == 1
+    assert "It does not fit" in capsys.readouterr().out
+    assert main(["doctor", "--memory", "16"]) == 2
+    assert "give --recipe too" in capsys.readouterr().err
+    assert main(["doctor", "--recipe", str(recipe), "--memory", "T5"]) == 2
+    assert "T4" in capsys.readouterr().err

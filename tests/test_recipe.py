@@ -74,7 +74,7 @@ CHANGED = Recipe(
         ({"steps": True}, "steps is True; give a number"),
         (
             {"quantize": "nf5"},
-            "Unknown quantize 'nf5'; allowed: nf4, int8, none. Did you mean 'nf4'",
+            "Unknown quantize 'nf5'; allowed: nf4, int8, none, auto. Did you mean 'nf4'",
         ),
         ({"minibatches": 17}, "minibatches is 17, but a batch holds 16 groups"),
         ({"objective_args": {"alpha": 1}}, "of rloo 'alpha'; allowed: nothing"),

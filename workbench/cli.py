@@ -124,7 +124,13 @@ def build_parser() -> argparse.ArgumentParser:
     command.set_defaults(command=claims)
 
     command = commands.add_parser(
-        "doctor", help="versions, GPU, what is missing or known to be bad"
+        "doctor", help="versions, GPU, what is missing or known to be bad; what a recipe will need"
+    )
+    command.add_argument(
+        "--recipe", metavar="RECIPE.yaml", help="foretell its peak memory and step time instead"
+    )
+    command.add_argument(
+        "--memory", metavar="GIB", help="on a GPU of so many GiB, or a known one such as T4"
     )
     command.set_defaults(command=doctor)
 
@@ -338,10 +344,18 @@ def measure_claim(
 
 
 def doctor(args: argparse.Namespace) -> int:
-    """Print the table of findings."""
+    """Print the table of findings; with a recipe its forecast, and 1 where that does not fit."""
     from workbench import doctor as checks
 
-    return checks.main()
+    if args.recipe is None:
+        if args.memory is not None:
+            raise WorkbenchError("--memory says where a recipe is to run; give --recipe too.")
+        return checks.main()
+    from workbench.forecast import forecast
+
+    found = forecast(read_recipe(args.recipe), args.memory)
+    print(found)
+    return 0 if found.fits else 1
 
 
 def pretrain(args: argparse.Namespace) -> None:

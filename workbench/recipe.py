@@ -50,8 +50,12 @@ class Recipe:
     model: str = setting(
         "tiny-strong", "A shipped name, a folder, or a name on the Hugging Face hub."
     )
-    quantize: str = setting("nf4", "Base weights: 4-bit, 8-bit or as they are.",
-                           choices=("nf4", "int8", "none"))  # fmt: skip
+    quantize: str = setting(
+        "nf4",
+        "Base weights: 4-bit, 8-bit or as they are; auto: as they are where the forecast says that they fit, "
+        "else 4-bit, and with them all that is left at auto.",
+        choices=("nf4", "int8", "none", "auto"),
+    )  # fmt: skip
     lora_rank: int = setting(16, "Rank of the trained low-rank update.", low=1, high=1024)
     lora_alpha: float = setting(32.0, "Scale of the update: alpha / rank times B A.", above=0)
     lora_targets: str = setting("all-linear", "Layers that get an update; names joined by commas.")
@@ -166,9 +170,6 @@ class Recipe:
     prompts_per_step: int = setting(16, "Prompts in a step (P).", low=1)
     group_size: int = setting(16, "Completions of each prompt (G).", low=1)
     max_new_tokens: int = setting(64, "Longest completion, in tokens.", low=1)
-    stop: str = setting(
-        "", 'Text that ends a completion, or a JSON list of such texts, as ["Question:", "User:"].'
-    )
     refill_rounds: int = setting(
         0, "Rounds of new prompts that may replace the groups of a step that have no signal.",
         low=0, high=16, live=True,

@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 import torch
 
+from workbench.choosing import settled
 from workbench.crossing import crossed
 from workbench.devices import segments_advice
 from workbench.evaluation import evaluate
@@ -174,6 +175,8 @@ class Worker:
             self.recipe = read_checkpoint_recipe(checkpoints[-1], functions)
         elif self.folder.read_metrics():
             self.recipe = Recipe.from_yaml(self.folder.read_recipe_text(), functions)
+        if not checkpoints:
+            self._settle()
         state = prepare(self.recipe)
         state.tell = self._say
         torch.set_num_threads(self.recipe.threads or fitting_threads(state))
@@ -196,6 +199,15 @@ class Worker:
     def _known_functions(self) -> tuple[Callable[..., Any], ...]:
         """The user's own functions: those given, and those in the recipe at hand."""
         return (*self._functions, *own_functions(vars(self.recipe)))
+
+    def _settle(self) -> None:
+        """Choose what the recipe leaves to this machine; note it, so that a repetition chooses alike."""
+        found, choice = settled(self.recipe)
+        if choice is not None:
+            chosen = self.recipe.diff(found)
+            self.recipe = found
+            self.folder.write_recipe(found)
+            self.folder.append_event(0, "choice", f"chosen: {choice}", chosen)
 
     def _begin_again(self) -> State:
         """Set aside what came after the checkpoint to rewind to, and load that."""
