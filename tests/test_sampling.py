@@ -5,7 +5,8 @@ import pytest
 import torch
 from transformers import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from workbench.sampling import draw, exact_device, filter_logits, statistics
+from workbench.devices import exact_device
+from workbench.sampling import draw, filter_logits, statistics
 
 
 @pytest.mark.parametrize(

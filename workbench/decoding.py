@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from workbench.cache import PrefixCache, prefill
-from workbench.sampling import draw, exact_device, filter_logits, statistics
+from workbench.devices import exact_device
+from workbench.sampling import draw, filter_logits, statistics
 
 if TYPE_CHECKING:
     from transformers import DynamicCache

@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor
 
+from workbench.devices import exact_device
+
 _CHUNK = 2**22  # logits worked on at a time, so that no fp32 copy of [N, V] is ever made
 
 
@@ -53,11 +55,6 @@ def draw(logits_CV: Tensor, contexts_M: Tensor, uniforms_M: Tensor) -> Tensor:
     targets_M1 = uniforms_M[:, None] * cumulative_MV[:, -1:]
     tokens_M1 = torch.searchsorted(cumulative_MV, targets_M1, right=True)
     return tokens_M1.squeeze(1).clamp_(max=logits_CV.shape[-1] - 1).to(logits_CV.device)
-
-
-def exact_device(device: torch.device) -> torch.device:
-    """Where fp64 numbers of `device` are worked on: on the CPU for Apple's GPUs, which have none."""
-    return torch.device("cpu") if device.type == "mps" else device
 
 
 def statistics(logits_CV: Tensor, contexts_M: Tensor, tokens_M: Tensor) -> Tensor:
