@@ -134,6 +134,11 @@ def test_a_policy_that_does_not_think_is_judged_by_all_it_writes():
     assert answers_of(rollouts(["Take a coat. ", ""])) == ["Take a coat.", None]
     opened = rollouts(["Take a coat.", "x"], prompts=["<|assistant|><think>"])
     assert answers_of(opened) == [None, None]
+    # Thinking is off: the template has opened and closed it, so all that is written is answer.
+    closed = rollouts(
+        ["Take a coat.", "a</think>b"], prompts=["<|assistant|><think>\n\n</think>\n\n"]
+    )
+    assert answers_of(closed) == ["Take a coat.", None]
 
 
 def test_squashed_scores_are_the_sigmoid_and_suit_objectives_that_want_0_to_1(toy):

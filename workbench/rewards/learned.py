@@ -111,15 +111,19 @@ def answers_of(rollouts: Rollouts) -> list[str | None]:
     """The answer in each completion, or None where it is malformed.
 
     A completion that never closes its thinking has no answer. Where neither prompts nor completions have a
-    mark of thinking, the policy does not think, and all that it writes is answer.
+    mark of thinking, the policy does not think, and all that it writes is answer; so it is after a prompt
+    that has closed the thinking already, as templates do where thinking is off.
     """
     marks = ("<think>", "</think>")
     thinks = any(
         mark in text for text in (*rollouts.prompts, *rollouts.completions) for mark in marks
     )
+    closes_P = [thinks and not text.rstrip().endswith("</think>") for text in rollouts.prompts]
     return [
-        (after_thinking(text) or None) if text.count("</think>") == thinks else None
-        for text in rollouts.completions
+        (after_thinking(text) or None)
+        if text.count("</think>") == closes_P[b // rollouts.G]
+        else None
+        for b, text in enumerate(rollouts.completions)
     ]
 
 
