@@ -169,3 +169,11 @@ def test_what_needs_thoughts_is_refused_without_them(fields):
         WorkbenchError, match=f"thinking is 'off', but {name} .* needs thoughts; set"
     ):
         Recipe(**fields, thinking="off")
+
+
+def test_stop_texts_go_with_whole_completions_only():
+    Recipe(stop="Question:")
+    with pytest.raises(WorkbenchError, match="stop ends whole completions"):
+        Recipe(stop="Question:", answers_per_thought=2)
+    with pytest.raises(WorkbenchError, match="JSON list"):
+        Recipe(stop="[Question:")

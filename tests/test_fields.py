@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from workbench.fields import check_setting, setting
+from workbench.fields import check_setting, setting, texts_of
 from workbench.variants import WorkbenchError
 
 
@@ -61,3 +61,17 @@ def test_defaults_are_not_shared_and_metadata_is_kept():
     assert Toy().weights == {"x": 1.0} and Toy().weights is not Toy().weights
     assert FIELDS["rate"].metadata["live"] and not FIELDS["count"].metadata["live"]
     assert FIELDS["count"].metadata["doc"] == "Whole."
+
+
+@pytest.mark.parametrize(
+    ("value", "texts"),
+    [("", ()), ("User:", ("User:",)), ('["\\n\\n", "a, b"]', ("\n\n", "a, b")), ("[]", ())],
+)
+def test_a_field_may_hold_several_texts(value, texts):
+    assert texts_of("stop", value) == texts
+
+
+@pytest.mark.parametrize("value", ["[a", '[""]', "[1]"])
+def test_texts_that_are_none_are_refused(value):
+    with pytest.raises(WorkbenchError, match="stop is .*; give"):
+        texts_of("stop", value)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from workbench.reading import read
-from workbench.rollout import sample
+from workbench.rollout import sample, until_stop
 from workbench.sampling import filter_logits
 from workbench.variants import WorkbenchError
 
@@ -258,3 +258,41 @@ def test_rollouts_know_the_seed_that_drew_them(policy_of):
     assert sample(policy, PROMPTS, seed=7, **settings).seed == 7
     generator = torch.Generator().manual_seed(8)
     assert sample(policy, PROMPTS, seed=generator, **settings).seed == 8
+
+
+def test_a_stop_text_ends_a_completion_after_the_token_that_completes_it(policy_of):
+    """What is left is what was drawn without it, up to there; it is not truncated, the rest is 0."""
+    ask = [[{"role": "user", "content": c}] for c in ("Make 24", "Compute 1 + 2")]
+    plain, stopping = policy_of(), policy_of(stop='["+", "7"]')
+    assert stopping.stop == ("+", "7")
+    whole, cut = (
+        sample(p, ask, group_size=8, max_new_tokens=24, seed=2) for p in (plain, stopping)
+    )
+    ended = 0
+    for b in range(whole.B):
+        tokens = whole.completion_ids_BT[b][whole.mask_BT[b]].tolist()
+        texts = [plain.tokenizer.decode([t]) for t in tokens]
+        at = next((n for n, text in enumerate(texts) if "+" in text or "7" in text), None)
+        wanted = tokens if at is None else tokens[: at + 1]
+        assert cut.completion_ids_BT[b][cut.mask_BT[b]].tolist() == wanted
+        kept = len(wanted)
+        assert torch.equal(cut.logprobs_BT[b, :kept], whole.logprobs_BT[b, :kept])
+        assert not cut.logprobs_BT[b, kept:].any()
+        assert cut.truncated_B[b] == (whole.truncated_B[b] if at is None else False)
+        ended += at is not None
+    assert 0 < ended < whole.B
+
+
+def test_stop_texts_in_two_tokens_and_none(policy_of):
+    assert policy_of().stop == ()
+    policy = policy_of(stop="1 2")
+    rows = [policy.tokenizer.encode(t, add_special_tokens=False) for t in ("3 1 2 4", "3 1")]
+    tokens, mask = policy.left_padded(rows)
+    tokens = torch.stack(
+        [torch.roll(row, -int((~m).sum())) for row, m in zip(tokens, mask, strict=True)]
+    )
+    mask = torch.arange(tokens.shape[1]) < mask.sum(1, keepdim=True)
+    kept, stopped = until_stop(policy, tokens, mask)
+    texts = [policy.tokenizer.decode(t[m]) for t, m in zip(tokens, kept, strict=True)]
+    assert texts[0].endswith("1 2") and stopped.tolist() == [True, False]
+    assert torch.equal(kept[1], mask[1])

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from workbench import devices, scoring
 from workbench.objectives import OBJECTIVES
 from workbench.recipe import Recipe
 from workbench.rewards.verifiable import Detailed
@@ -308,3 +309,21 @@ def test_a_constraint_model_that_is_not_there_is_refused_before_a_step():
         WorkbenchError, match="no constraint reward model 'mine'; give 'own', the folder"
     ):
         check_judge(wrong)
+
+
+def test_objectives_count_where_there_is_fp64_and_advantages_come_back(monkeypatch):
+    """A stand-in for Apple's GPUs: work is done on a device that is not the rewards' own."""
+    assert devices.exact_device(torch.device("mps")) == torch.device("cpu")
+    assert devices.exact_device(torch.device("cuda", 1)) == torch.device("cuda", 1)
+    seen = []
+
+    def noting(rewards_PG):
+        seen.append(rewards_PG.device.type)
+        return torch.tensor([[0.5, -0.5]])
+
+    monkeypatch.setattr(scoring, "exact_device", lambda device: torch.device("meta"))
+    recipe = Recipe(objective=noting, group_size=2)
+    found = scoring.advantages(recipe, {}, None, torch.tensor([[1.0, 0.0]]))
+    assert set(seen) == {"meta"}
+    assert [part.device.type for part in found] == ["cpu", "cpu"]
+    assert found[0].tolist() == [[0.5, -0.5]]

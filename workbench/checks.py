@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from workbench.fields import texts_of
 from workbench.rewards import REWARDS
 from workbench.tasks.base import knows_truth
 from workbench.variants import Variant, WorkbenchError, lookup, name_of
@@ -23,6 +24,12 @@ def check(recipe: Recipe) -> None:
     _check_device(recipe)
     _check_separation(recipe)
     _check_thoughts(recipe)
+    apart = recipe.answerer != "policy" or recipe.answers_per_thought > 1 or recipe.cross_samples
+    if texts_of("stop", recipe.stop) and apart:
+        raise WorkbenchError(
+            "stop ends whole completions, but answerer, answers_per_thought or cross_samples ask for "
+            "thoughts and answers apart; leave stop empty, or those at their defaults."
+        )
     if recipe.cross_samples and not truth and not recipe.rewards.get("learned"):
         raise WorkbenchError(
             f"cross_samples is {recipe.cross_samples}, but the task {recipe.task!r} knows no right answers "

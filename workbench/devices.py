@@ -58,6 +58,11 @@ def compute_dtype(device: torch.device) -> torch.dtype:
     return dtype_of(facts_of(device))
 
 
+def exact_device(device: torch.device) -> torch.device:
+    """Where fp64 numbers of `device` are worked on: on the CPU for Apple's GPUs, which have none."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
 def check_quantize(facts: Facts, quantize: str) -> None:
     """Refuse a quantisation that the device has no kernels for."""
     if facts.kind == "mps" and quantize != "none":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from typing import Any
 
@@ -73,3 +74,18 @@ def _range(low: float | None, high: float | None) -> str:
     if high is None:
         return f"at least {low:g}"
     return f"{low:g} to {high:g}"
+
+
+def texts_of(name: str, value: str) -> tuple[str, ...]:
+    """The texts in a field: a JSON list of them, or the one text that it is; none where it is empty."""
+    if not value.startswith("["):
+        return (value,) if value else ()
+    try:
+        found = json.loads(value)
+    except json.JSONDecodeError as error:
+        raise WorkbenchError(
+            f'{name} is {value!r}; give one text, or a JSON list of texts such as ["Question:"].'
+        ) from error
+    if not all(isinstance(text, str) and text for text in found):
+        raise WorkbenchError(f"{name} is {value!r}; give texts that are not empty.")
+    return tuple(found)

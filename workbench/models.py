@@ -29,6 +29,7 @@ from transformers import (
 
 from workbench.devices import find_device
 from workbench.engines import check_engine
+from workbench.fields import texts_of
 from workbench.head import Head, find_head
 from workbench.loading import (
     LOADING,
@@ -74,6 +75,7 @@ class Policy:
     thinking: str = "auto"  # "on" or "off" where the chat template has a switch
     tags: Tags = THINK_TAGS  # the model's own; texts have THINK_TAGS in their place
     turn_end: int | None = None  # the token by which the chat template ends an answer
+    stop: tuple[str, ...] = ()  # texts that end a completion
     _sampler: nn.Module | None = field(default=None, repr=False)
     _sampler_versions: tuple[int, ...] | None = field(default=None, repr=False)
 
@@ -248,6 +250,7 @@ def load_policy(
     engine: str = "auto",
     thinking: str = "auto",
     think_tags: str = "auto",
+    stop: str = "",
     seed: int = 0,
 ) -> Policy:
     """Load a model to train: a shipped name, a folder, or a hub name ("owner/name").
@@ -255,7 +258,8 @@ def load_policy(
     `merged` says whether rollouts come from a merged copy of the weights: "auto" (where it fits), "always"
     or "never" (slower, and no memory beside the model's own). `engine` is what decodes: "auto", "native",
     "paged" or "vllm". `thinking` ("on", "off") is told to a chat template that has a switch for it;
-    `think_tags` are those of the model's thoughts (`tokens.find_tags`).
+    `think_tags` are those of the model's thoughts (`tokens.find_tags`). `stop` is a text that ends a
+    completion, or a JSON list of such texts.
     """
     if quantize not in QUANTIZATIONS:
         raise WorkbenchError(unknown("quantize", quantize, QUANTIZATIONS))
@@ -289,7 +293,7 @@ def load_policy(
             module.training = "lora_dropout" in module_name  # the only dropout that training uses
         policy = Policy(
             model, tokenizer, str(name), where, quantize, merged, head, engine,
-            thinking=thinking, tags=tags, turn_end=turn_end(tokenizer),
+            thinking=thinking, tags=tags, turn_end=turn_end(tokenizer), stop=texts_of("stop", stop),
         )  # fmt: skip
         if tokenizer.pad_token_id >= policy.embedded():  # looked up, though masked
             tokenizer.pad_token_id = policy.stop_ids()[0] if policy.stop_ids() else 0

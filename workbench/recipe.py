@@ -170,6 +170,9 @@ class Recipe:
     prompts_per_step: int = setting(16, "Prompts in a step (P).", low=1)
     group_size: int = setting(16, "Completions of each prompt (G).", low=1)
     max_new_tokens: int = setting(64, "Longest completion, in tokens.", low=1)
+    stop: str = setting(
+        "", 'Text that ends a completion, or a JSON list of such texts, as ["Question:", "User:"].'
+    )
     refill_rounds: int = setting(
         0, "Rounds of new prompts that may replace the groups of a step that have no signal.",
         low=0, high=16, live=True,

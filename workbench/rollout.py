@@ -25,6 +25,7 @@ from torch import Tensor
 from workbench.decoding import SERIES
 from workbench.engines import check_engine, decode_by
 from workbench.native import decode_native
+from workbench.tokens import completing
 from workbench.variants import WorkbenchError
 
 if TYPE_CHECKING:
@@ -167,8 +168,9 @@ def sample(
         recorded = decode_by(engine or policy.engine, policy, *given)
     else:
         recorded = decode_native(policy.model, *given)
-    length = int(recorded.mask_BT.sum(1).max())
-    mask_BT = recorded.mask_BT[:, :length]
+    drawn_BT, stopped_B = until_stop(policy, recorded.tokens_BT, recorded.mask_BT)
+    length = int(drawn_BT.sum(1).max())
+    mask_BT = drawn_BT[:, :length]
     tokens_BT = recorded.tokens_BT[:, :length].masked_fill(~mask_BT, policy.tokenizer.pad_token_id)
     series = [part[:, :length].masked_fill(~mask_BT, 0.0) for part in recorded.statistics_5BT]
     return Rollouts(
@@ -180,7 +182,7 @@ def sample(
         mask_BT=mask_BT,
         sampled_BT=mask_BT,
         **dict(zip(SERIES, series, strict=True)),
-        truncated_B=~torch.isin(last_tokens(tokens_BT, mask_BT), stop_ids),
+        truncated_B=~(torch.isin(last_tokens(tokens_BT, mask_BT), stop_ids) | stopped_B),
         completions=whole_texts(policy, texts, tokens_BT, mask_BT),
         group_size=group_size,
         max_new_tokens=max_new_tokens,
@@ -191,6 +193,26 @@ def sample(
 def last_tokens(tokens_BT: Tensor, mask_BT: Tensor) -> Tensor:
     """The last token of each completion, (B,)."""
     return tokens_BT.gather(1, mask_BT.sum(1, keepdim=True) - 1).squeeze(1)
+
+
+def until_stop(policy: Policy, tokens_BT: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """The mask of each completion up to the token that completes a stop text, and which ones that ended.
+
+    They are cut after they were drawn, whatever drew them; what came after costs time and counts nowhere.
+    """
+    stopped_B = torch.zeros_like(mask_BT[:, 0])
+    if not policy.stop:
+        return mask_BT, stopped_B
+    kept = zip(tokens_BT.tolist(), mask_BT.sum(1).tolist(), strict=True)
+    rows = [tokens[:count] for tokens, count in kept]
+    lengths_B = mask_BT.sum(1)
+    for text in policy.stop:
+        for b, places in enumerate(completing(policy.tokenizer, rows, text)):
+            if places:
+                lengths_B[b] = min(int(lengths_B[b]), places[0] + 1)
+                stopped_B[b] = True
+    places_T = torch.arange(mask_BT.shape[1], device=mask_BT.device)
+    return places_T < lengths_B[:, None], stopped_B
 
 
 def whole_texts(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from workbench.continuation import answer, think
+from workbench.devices import exact_device
 from workbench.models import Policy
 from workbench.recipe import Recipe
 from workbench.rewards import REWARDS, compute_detailed
@@ -162,11 +163,13 @@ def advantages(
     They are 0 in groups under the recipe's floor, and the same with one answer to each thought.
     """
     row = recipe.variant("objective")
+    device, exact = total_PG.device, exact_device(total_PG.device)  # objectives count in fp64
+    total_PG = total_PG.to(exact)
     wanted = {}
     if "mean_logprobs_PG" in getattr(row, "needs", ()):
         own_BT = rollouts.sampled_BT  # not what the initial model answered
         mean_B = (rollouts.logprobs_BT * own_BT).sum(1) / own_BT.sum(1)
-        wanted["mean_logprobs_PG"] = mean_B.view(total_PG.shape)
+        wanted["mean_logprobs_PG"] = mean_B.view(total_PG.shape).to(exact)
 
     def objective(rewards_PG: Tensor, **further: Tensor) -> Tensor:
         values_PG = row(rewards_PG, **further, **arguments)
@@ -181,4 +184,4 @@ def advantages(
     if recipe.reward_floor and recipe.standardise == "never":  # else the floor was on each reward
         live_P1 = spread(total_PG)[:, None] >= recipe.reward_floor
         both = tuple(values.where(live_P1, torch.zeros_like(values)) for values in both)
-    return both[0].detach(), both[1].detach()
+    return both[0].detach().to(device), both[1].detach().to(device)

@@ -39,6 +39,7 @@ def trained_policy(recipe: Recipe, checkpoint: Path) -> Policy:
         engine=recipe.engine,
         thinking=recipe.thinking,
         think_tags=recipe.think_tags,
+        stop=recipe.stop,
     )
     try:
         policy.load_state(load_file(checkpoint / "adapter_model.safetensors"))

@@ -140,14 +140,14 @@ def prepare(recipe: Recipe) -> State:
         engine=recipe.engine,
         thinking=recipe.thinking,
         think_tags=recipe.think_tags,
+        stop=recipe.stop,
         seed=recipe.seed,
     )
     switch_recomputing(policy.model, recipe.gradient_checkpointing, policy.device)
     check_judge(recipe)
     thought_end(policy, recipe)  # refuses a separation that the tokenizer can't carry out
     task = recipe.make_task()
-    held_out = task.dataset("eval")
-    count = len(held_out)
+    count = len(held_out := task.dataset("eval"))
     eval_rows = [held_out[i] for i in range(min(recipe.eval_prompts, count))]
     # From the other end, so that they are other prompts wherever there are enough.
     probe_rows = [held_out[i] for i in range(max(count - recipe.probe_prompts, 0), count)]

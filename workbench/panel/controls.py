@@ -45,7 +45,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "thinking", "think_tags",
     ),
     "Sampling": (
-        "prompts_per_step", "group_size", "max_new_tokens", "temperature", "top_p", "top_k",
+        "prompts_per_step", "group_size", "max_new_tokens", "stop", "temperature", "top_p", "top_k",
         "min_p", "refill_rounds", "engine",
     ),
     "Optimiser": (
