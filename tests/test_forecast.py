@@ -49,7 +49,7 @@ def test_the_text_is_narrow_and_says_whether_it_fits(qwen_1_5b, memory):
 def test_advice_says_what_each_would_save(qwen_1_5b, limit, first):
     """Under a limit on tokens shorter completions save little: more of them go in a pass."""
     recipe = recipe_for(qwen_1_5b, microbatch_tokens=limit)
-    found = forecast(recipe, memory=5, prompt_tokens=100)
+    found = forecast(recipe.replace(merged="always"), memory=5, prompt_tokens=100)
     assert not found.fits
     advice = found.advice()
     places = [lower(found.plan) for lower in LOWERED]
@@ -67,6 +67,14 @@ def test_advice_says_what_each_would_save(qwen_1_5b, limit, first):
     assert len(marked) == bool(enough)
     if enough:
         assert marked[0].strip().startswith(named[enough[0]])
+
+
+def test_a_copy_is_made_where_it_takes_under_half_of_what_is_free(qwen_1_5b):
+    """2.44 GiB of copy beside 1.7 GiB that loading holds: from 6.6 GiB on, and before if it must."""
+    found = {gib: forecast(recipe_for(qwen_1_5b), gib).plan.merged for gib in (6, 7)}
+    assert found == {6: False, 7: True}
+    assert forecast(recipe_for(qwen_1_5b, merged="always"), 6).plan.merged
+    assert not forecast(recipe_for(qwen_1_5b, merged="never"), 80).plan.merged
 
 
 def test_what_cannot_be_lowered_is_not_advised(qwen_1_5b):

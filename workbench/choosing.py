@@ -17,6 +17,7 @@ from workbench.footprint import (
     head_kept_bytes,
     items,
     key_value_bytes,
+    merged_bytes,
     phase_bytes,
 )
 from workbench.microbatches import FIRST_TOKENS
@@ -67,6 +68,12 @@ def choose(shape: ModelShape, plan: Plan, card: Card) -> Choice:
         if max(sums.values()) <= MARGIN * card.free and evaluation <= card.free:
             return Choice(found, True)
     return Choice(found, False)
+
+
+def copies(shape: ModelShape, plan: Plan, card: Card) -> bool:
+    """Whether a merged copy left at "auto" is made: on a GPU, where it takes under half of what is free."""
+    free = card.free - phase_bytes(items(shape, plan))["loading"]
+    return card.kind != "cuda" or merged_bytes(shape, plan) < free / 2
 
 
 def limited(shape: ModelShape, plan: Plan, card: Card) -> Plan:

@@ -16,7 +16,7 @@ import pandas as pd
 
 from workbench import footprint
 from workbench.cards import Card, card_here, named_card
-from workbench.choosing import Choice, choose, is_open, limited
+from workbench.choosing import Choice, choose, copies, is_open, limited
 from workbench.footprint import PHASES, Item, items, peak_bytes, phase_bytes
 from workbench.pace import Pace, least_seconds
 from workbench.planning import Plan, plan_of
@@ -118,7 +118,11 @@ def forecast(
     shape = find_shape(recipe.model)
     plan = plan_of(recipe, shape, card, prompt_tokens)
     choice = choose(shape, plan, card) if is_open(recipe) else None
-    plan = limited(shape, plan, card) if choice is None else choice.plan
+    if choice is not None:
+        plan = choice.plan
+    else:
+        merged = plan.merged and (recipe.merged == "always" or copies(shape, plan, card))
+        plan = limited(shape, plan.replace(merged=merged), card)
     pace = least_seconds(shape, plan, card)
     return Forecast(recipe.model, shape, plan, card, items(shape, plan), pace, choice)
 
