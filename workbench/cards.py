@@ -33,7 +33,8 @@ class Card:
 
 # Name in torch's -> GiB that nvidia-smi shows, GB/s, dense 16-bit tensor TFLOP/s with sums in fp32, bf16.
 # From NVIDIA's data sheets: products' pages of T4, V100, L4, A10, A100, H100 and H200, and the Turing,
-# Ampere, Ada and Blackwell architecture papers for the GeForce cards.
+# Ampere, Ada and Blackwell architecture papers for the GeForce cards; written down from memory, and not
+# looked up again: check one before you quote it.
 _SHEETS: dict[str, tuple[float, float, float, bool]] = {
     "T4": (15.0, 320, 65, False),
     "V100": (16.0, 900, 125, False),
