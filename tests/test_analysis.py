@@ -11,7 +11,7 @@ import torch
 
 from workbench import analysis
 from workbench.objectives import OBJECTIVES
-from workbench.variants import Variant, WorkbenchError
+from workbench.variants import Variant, WorkbenchError, name_of
 
 LOGITS = (0.3, -0.7, 0.9, 0.1)
 CORRECT = np.array(
@@ -58,7 +58,7 @@ ROWS = [
 
 
 def every_row(test):
-    names = [f"{name}-{'-'.join(map(str, params.values()))}" for name, params in ROWS]
+    names = [f"{name_of(row)}-{'-'.join(map(str, params.values()))}" for row, params in ROWS]
     return pytest.mark.parametrize(("objective", "params"), ROWS, ids=names)(test)
 
 
