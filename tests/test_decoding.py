@@ -2,7 +2,7 @@
 
 import torch
 
-from workbench.decoding import DRAWS, Recorded, Uniforms, decode
+from workbench.decoding import DRAWS, Recorded, Request, Uniforms, decode
 
 SETTINGS = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
 
@@ -24,8 +24,8 @@ def test_only_the_blocks_that_are_needed_are_drawn(policy_of):
     uniforms = Uniforms(generator, 2)
     stops = torch.arange(policy.model.config.vocab_size)  # every token ends
     owners_B, limits_B = torch.zeros(2, dtype=torch.long), torch.tensor([100, 100])
-    given = (ids_PL, mask_PL, owners_B, limits_B, stops, SETTINGS, uniforms, True)
-    made = decode(policy.sampler(), *given)
+    asked = Request(ids_PL, mask_PL, owners_B, limits_B, stops, SETTINGS)
+    made = decode(policy.sampler(), asked, uniforms)
     assert made.mask_BT.sum(1).tolist() == [1, 1]
     torch.rand(DRAWS, 2, generator=again, dtype=torch.float64)
     assert torch.equal(generator.get_state(), again.get_state())

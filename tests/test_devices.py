@@ -215,3 +215,7 @@ def test_adapters_are_fp32_on_a_bf16_base_too(toy_world, monkeypatch, quantize):
     policy = load_policy(toy_world, device="cpu", quantize=quantize)
     assert policy.model.get_base_model().lm_head.weight.dtype == torch.bfloat16
     assert {p.dtype for _, p in policy.trainable()} == {torch.float32}
+
+
+def test_free_memory_is_some_of_this_machines():
+    assert 2**24 < devices.free_memory(torch.device("cpu")) < 2**50

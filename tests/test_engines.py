@@ -1,11 +1,13 @@
 """Engines behind sample(): limits, what is measured where an engine gives nothing, what is refused."""
 
+import dataclasses
+
 import pytest
 import torch
 
 from workbench import engines
 from workbench.continuation import answer, think
-from workbench.decoding import SERIES, Recorded
+from workbench.decoding import SERIES, Recorded, Request
 from workbench.engines import check_engine, decode_by, differs, measure
 from workbench.rollout import sample
 from workbench.variants import WorkbenchError
@@ -42,15 +44,16 @@ def test_an_engines_rows_are_cut_at_their_limits_and_carry_its_log_probs(policy_
     ids_PL, mask_PL = policy.left_padded([[9, 10, 11], [12]])
     owners_B, limits_B = torch.tensor([0, 0, 1]), torch.tensor([4, 0, 2])
     generator = torch.Generator().manual_seed(0)
-    given = (ids_PL, mask_PL, owners_B, limits_B, torch.tensor([2]), PLAIN, generator)
-    made = decode_by("paged", policy, *given, True)
+    asked_for = Request(ids_PL, mask_PL, owners_B, limits_B, torch.tensor([2]), PLAIN)
+    made = decode_by("paged", policy, asked_for, generator)
     assert asked[0][:4] == ([[9, 10, 11], [12]], 4, [2], PLAIN)
     assert made.tokens_BT.tolist() == [[5, 6, 7, 8], [0] * 4, [5, 6, 0, 0]]
     assert made.mask_BT.sum(1).tolist() == [4, 0, 2]
     assert made.statistics_5BT[0].tolist() == [[-1, -2, -3, -4], [0] * 4, [-1, -2, 0, 0]]
     assert made.statistics_5BT[1, 0].min() > 0 and not made.statistics_5BT[:, 1].any()
-    assert not decode_by("paged", policy, *given, False).statistics_5BT.any()
-    decode_by("paged", policy, *given, False)
+    bare = dataclasses.replace(asked_for, stats=False)
+    assert not decode_by("paged", policy, bare, generator).statistics_5BT.any()
+    decode_by("paged", policy, bare, generator)
     assert len({call[4] for call in asked}) == 3  # each draw has a seed of its own
 
 

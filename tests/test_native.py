@@ -22,10 +22,10 @@ def test_parts_draw_what_the_whole_draws(policy_of, monkeypatch, at_once, loop):
     sizes = []
     run = decode_static if loop == "static" else native.decode
 
-    def counted(model, ids_PL, mask_PL, owners_B, *others):
-        sizes.append(len(owners_B))
-        assert len(ids_PL) <= len(owners_B)
-        return run(model, ids_PL, mask_PL, owners_B, *others)
+    def counted(model, asked, uniforms):
+        sizes.append(asked.rows)
+        assert len(asked.ids_PL) <= asked.rows
+        return run(model, asked, uniforms)
 
     monkeypatch.setattr(native, "decode", counted)
     monkeypatch.setattr(native, "rows_at_once", lambda *_: at_once)
@@ -49,7 +49,3 @@ def test_what_a_row_takes_by_hand(policy_of, monkeypatch):
     assert rows_at_once(model, 10, torch.device("cpu")) == 7  # half of what is free
     monkeypatch.setattr(native, "free_memory", lambda device: 0)
     assert rows_at_once(model, 10, torch.device("cpu")) == 1
-
-
-def test_free_memory_is_some_of_this_machines():
-    assert 2**24 < native.free_memory(torch.device("cpu")) < 2**50

@@ -5,7 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from workbench import static
-from workbench.decoding import SERIES, Uniforms, decode
+from workbench.decoding import SERIES, Request, Uniforms, decode
 from workbench.packing import shared_prefill
 from workbench.static import decode_static, rung
 
@@ -26,8 +26,9 @@ def both(policy, *, group=6, steps=40, limits=None, stops=None, settings=None, s
     found = []
     for loop in (decode, decode_static):
         uniforms = Uniforms(torch.Generator().manual_seed(5), len(owners_B))
-        given = (ids_PL, mask_PL, owners_B, limits_B, stop_ids, PLAIN | (settings or {}), uniforms)
-        found.append(loop(policy.sampler(), *given, stats, **more))
+        draw = PLAIN | (settings or {})
+        asked = Request(ids_PL, mask_PL, owners_B, limits_B, stop_ids, draw, stats, **more)
+        found.append(loop(policy.sampler(), asked, uniforms))
     return found
 
 
@@ -220,8 +221,8 @@ def test_cuda_graphs_draw_what_the_eager_step_draws(toy_family, merged, short_la
     def run():
         uniforms = Uniforms(torch.Generator().manual_seed(5), 24)
         limits_B = torch.full_like(owners_B, 40)
-        given = (ids_PL, mask_PL, owners_B, limits_B, stop_ids, PLAIN, uniforms, True)
-        return decode_static(policy.sampler(), *given)
+        asked = Request(ids_PL, mask_PL, owners_B, limits_B, stop_ids, PLAIN)
+        return decode_static(policy.sampler(), asked, uniforms)
 
     graphs = run()
     static.release()

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from workbench.attention import can_replace
 from workbench.cache import prefill
-from workbench.decoding import SERIES, Recorded
+from workbench.decoding import SERIES, Recorded, Request
 from workbench.engines import decode_by
 from workbench.models import Policy
 from workbench.packing import shared_prefill
@@ -194,21 +194,11 @@ def _continue(
     ids_CL, mask_CL = policy.left_padded(list(numbers))
     owners_B = torch.tensor(owners, device=ids_CL.device)
     stop_ids = torch.tensor(policy.stop_ids(), device=ids_CL.device)
+    begin = shared_prefill if can_replace(policy.model) else prefill
+    asked = Request(ids_CL, mask_CL, owners_B, limits_B, stop_ids, settings, stats, begin)
     answerer = policy.holding(policy.base_adapter()) if initial else contextlib.nullcontext()
     with answerer:
-        return decode_by(
-            policy.engine,
-            policy,
-            ids_CL,
-            mask_CL,
-            owners_B,
-            limits_B,
-            stop_ids,
-            settings,
-            _generator(seed),
-            stats,
-            shared_prefill if can_replace(policy.model) else prefill,
-        )
+        return decode_by(policy.engine, policy, asked, _generator(seed))
 
 
 def _stitched(policy: Policy, thoughts: Rollouts, answers: Recorded, initial: bool) -> Rollouts:

@@ -222,19 +222,25 @@ def judge_of(recipe: Recipe, task: Any) -> Judge | None:
     return judge
 
 
-def crossed(state: State, recipe: Recipe) -> dict[str, float]:
-    """The policy's thoughts to the held-out questions, answered by itself and by the initial policy.
-
-    The state remembers what they are worth: a separation may switch on it.
-    """
-    found = post_pre(
+def held_out_post_pre(state: State, recipe: Recipe, seed: int = CROSS_SEED) -> dict[str, float]:
+    """`post_pre` of the policy over the recipe's held-out questions, judged as the recipe's rewards judge."""
+    return post_pre(
         state.policy,
         state.task,
         state.eval_rows,
         samples=recipe.cross_samples,
         max_new_tokens=recipe.max_new_tokens,
         judge=judge_of(recipe, state.task),
+        seed=seed,
     )
+
+
+def crossed(state: State, recipe: Recipe) -> dict[str, float]:
+    """The policy's thoughts to the held-out questions, answered by itself and by the initial policy.
+
+    The state remembers what they are worth: a separation may switch on it.
+    """
+    found = held_out_post_pre(state, recipe)
     note_post_pre(state.memory, recipe, state.step, found["eval/post_pre"])
     return found
 

@@ -10,6 +10,7 @@ prefixes, K those of the next step, V vocabulary.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,44 @@ class Recorded:
         )
 
 
+@dataclass(frozen=True)
+class Request:
+    """What is to be drawn: row b continues prompt `owners_B[b]` by at most `limits_B[b]` tokens (0: none).
+
+    There are at least as many rows as prompts.
+    """
+
+    ids_PL: Tensor
+    mask_PL: Tensor
+    owners_B: Tensor
+    limits_B: Tensor
+    stop_ids: Tensor
+    settings: dict[str, Any]  # of the draw: temperature, top_k, top_p, min_p
+    stats: bool = True  # whether the statistics are recorded
+    begin: Begin = prefill  # runs the prompts
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are, those with no token to draw included."""
+        return len(self.owners_B)
+
+    @property
+    def steps(self) -> int:
+        """Tokens of the longest row, at most."""
+        return int(self.limits_B.max())
+
+    def part(self, rows: slice) -> Request:
+        """Some of the rows, and their prompts alone."""
+        prompts, owners = torch.unique(self.owners_B[rows], return_inverse=True)
+        return dataclasses.replace(
+            self,
+            ids_PL=self.ids_PL[prompts],
+            mask_PL=self.mask_PL[prompts],
+            owners_B=owners,
+            limits_B=self.limits_B[rows],
+        )
+
+
 class Uniforms:
     """A number in [0, 1) for B rows and each step, in blocks of `DRAWS` steps, drawn when asked for."""
 
@@ -62,41 +101,26 @@ class Uniforms:
 
 
 @torch.no_grad()
-def decode(
-    model: nn.Module,
-    ids_PL: Tensor,
-    mask_PL: Tensor,
-    owners_B: Tensor,
-    limits_B: Tensor,
-    stop_ids: Tensor,
-    settings: dict[str, Any],
-    uniforms: Callable[[int], Tensor],
-    stats: bool,
-    begin: Begin = prefill,
-) -> Recorded:
-    """Row b continues prompt `owners_B[b]` by at most `limits_B[b]` tokens (0: none).
-
-    There are at least as many rows as prompts, and a row's uniforms do not depend on the limits. `uniforms`
-    gives them as `Uniforms` does; `begin` runs the prompts.
-    """
-    rows, steps = len(owners_B), int(limits_B.max())
-    recorded = Recorded.empty(rows, steps, ids_PL.device)
+def decode(model: nn.Module, asked: Request, uniforms: Callable[[int], Tensor]) -> Recorded:
+    """What is asked for; a row's uniforms do not depend on the limits. `uniforms` is as `Uniforms`."""
+    limits_B, steps, device = asked.limits_B, asked.steps, asked.ids_PL.device
+    recorded = Recorded.empty(asked.rows, steps, device)
     with evaluating(model):
-        logits_RV, prompt_cache = begin(model, ids_PL, mask_PL)
-        cache = PrefixCache(model, prompt_cache, mask_PL, rows)
+        logits_RV, prompt_cache = asked.begin(model, asked.ids_PL, asked.mask_PL)
+        cache = PrefixCache(model, prompt_cache, asked.mask_PL, asked.rows)
         alive_A = (limits_B > 0).nonzero().squeeze(1)
-        prefix_A = owners_B[alive_A]  # at first a completion's prefix is its prompt
+        prefix_A = asked.owners_B[alive_A]  # at first a completion's prefix is its prompt
         for step in range(steps):
             if step % DRAWS == 0:
-                block = uniforms(step // DRAWS).to(exact_device(ids_PL.device))
+                block = uniforms(step // DRAWS).to(exact_device(device))
             uniforms_A = block[step % DRAWS, alive_A.to(block.device)]
-            tokens_A = choose(logits_RV, prefix_A, uniforms_A, **settings)
+            tokens_A = choose(logits_RV, prefix_A, uniforms_A, **asked.settings)
             recorded.tokens_BT[alive_A, step] = tokens_A
             recorded.mask_BT[alive_A, step] = True
-            if stats:
+            if asked.stats:
                 found_5A = statistics(logits_RV, prefix_A, tokens_A)
                 recorded.statistics_5BT[:, alive_A, step] = found_5A
-            going_A = ~torch.isin(tokens_A, stop_ids) & (limits_B[alive_A] > step + 1)
+            going_A = ~torch.isin(tokens_A, asked.stop_ids) & (limits_B[alive_A] > step + 1)
             alive_A, prefix_A, tokens_A = alive_A[going_A], prefix_A[going_A], tokens_A[going_A]
             if len(alive_A) == 0:
                 break

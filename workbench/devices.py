@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import psutil
 import torch
 
 from workbench.variants import WorkbenchError, unknown
@@ -61,6 +62,14 @@ def compute_dtype(device: torch.device) -> torch.dtype:
 def exact_device(device: torch.device) -> torch.device:
     """Where fp64 numbers of `device` are worked on: on the CPU for Apple's GPUs, which have none."""
     return torch.device("cpu") if device.type == "mps" else device
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that may still be allocated on `device`, what torch holds in reserve on a GPU included."""
+    if device.type == "cuda":
+        reserve = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0] + reserve)
+    return int(psutil.virtual_memory().available)
 
 
 def check_quantize(facts: Facts, quantize: str) -> None:

@@ -8,13 +8,12 @@ P prompts, L prompt tokens (padded left), B rows, T tokens, N rows of a part, V 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from workbench.cache import prefill
-from workbench.decoding import Begin, Recorded, evaluating
+from workbench.decoding import Recorded, Request, evaluating
 from workbench.native import decode_native
 from workbench.paged import run_paged
 from workbench.sampling import statistics
@@ -42,42 +41,38 @@ def check_engine(engine: str, quantize: str) -> None:
             )
 
 
-def decode_by(
-    engine: str,
-    policy: Policy,
-    ids_PL: Tensor,
-    mask_PL: Tensor,
-    owners_B: Tensor,
-    limits_B: Tensor,
-    stop_ids: Tensor,
-    settings: dict[str, Any],
-    generator: torch.Generator,
-    stats: bool,
-    begin: Begin = prefill,
-) -> Recorded:
-    """Row b continues prompt `owners_B[b]` by at most `limits_B[b]` tokens (0: none).
+def decode_by(engine: str, policy: Policy, asked: Request, generator: torch.Generator) -> Recorded:
+    """What is asked for, by an engine.
 
-    "auto" is "native", the only one whose rows do not depend on what is decoded beside them. `begin` is for
-    that one.
+    "auto" is "native", the only one whose rows do not depend on what is decoded beside them, and the only one
+    that lets `asked.begin` run the prompts.
     """
     if engine not in RUNNERS:
-        return decode_native(
-            policy.sampler(), ids_PL, mask_PL, owners_B, limits_B, stop_ids, settings, generator,
-            stats, begin,
-        )  # fmt: skip
-    recorded = Recorded.empty(len(owners_B), int(limits_B.max()), ids_PL.device)
+        return decode_native(policy.sampler(), asked, generator)
+    ids_PL, mask_PL, owners_B, limits_B = (
+        asked.ids_PL,
+        asked.mask_PL,
+        asked.owners_B,
+        asked.limits_B,
+    )
+    recorded = Recorded.empty(asked.rows, asked.steps, ids_PL.device)
     rows = (limits_B > 0).nonzero().squeeze(1).tolist()
     prompts = [ids_PL[p][mask_PL[p]].tolist() for p in range(len(ids_PL))]
     seed = int(torch.randint(2**31, (1,), generator=generator))
     owners, limits = owners_B.tolist(), limits_B.tolist()
     tokens, logprobs = RUNNERS[engine](
-        policy, [prompts[owners[b]] for b in rows], max(limits), stop_ids.tolist(), settings, seed
+        policy,
+        [prompts[owners[b]] for b in rows],
+        asked.steps,
+        asked.stop_ids.tolist(),
+        asked.settings,
+        seed,
     )
     for place, b in enumerate(rows):
         count = min(len(tokens[place]), limits[b])  # an engine has one limit for all rows
         recorded.tokens_BT[b, :count] = torch.tensor(tokens[place][:count])
         recorded.mask_BT[b, :count] = True
-    if stats:
+    if asked.stats:
         # vLLM has weights of its own; the other engine ran the sampler.
         model = policy.model if engine == "vllm" else policy.sampler()
         measure(model, ids_PL, mask_PL, owners_B, recorded)

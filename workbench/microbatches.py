@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from workbench import static
-from workbench.devices import segments_advice
+from workbench.devices import free_memory, segments_advice
 from workbench.rollout import Rollouts
 from workbench.variants import WorkbenchError
 
@@ -163,11 +163,8 @@ def release(device: torch.device) -> None:
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """What the GPU and torch's own pool there have left; None on other devices."""
-    if device.type != "cuda":
-        return None
-    pooled = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return int(torch.cuda.mem_get_info(device)[0] + pooled)
+    """What a GPU has left; None on other devices, where parts are by rows."""
+    return free_memory(device) if device.type == "cuda" else None
 
 
 @dataclass

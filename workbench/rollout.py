@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from workbench.decoding import SERIES
+from workbench.decoding import SERIES, Request
 from workbench.engines import check_engine, decode_by
 from workbench.native import decode_native
 from workbench.tokens import completing
@@ -163,11 +163,11 @@ def sample(
     limits_B = torch.full_like(owners_B, max_new_tokens)
     stop_ids = torch.tensor([*policy.stop_ids(), *further_stops], device=ids_PL.device)
     settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
-    given = (ids_PL, mask_PL, owners_B, limits_B, stop_ids, settings, generator, stats)
+    asked = Request(ids_PL, mask_PL, owners_B, limits_B, stop_ids, settings, stats)
     if use_sampler:
-        recorded = decode_by(engine or policy.engine, policy, *given)
+        recorded = decode_by(engine or policy.engine, policy, asked, generator)
     else:
-        recorded = decode_native(policy.model, *given)
+        recorded = decode_native(policy.model, asked, generator)
     drawn_BT, stopped_B = until_stop(policy, recorded.tokens_BT, recorded.mask_BT)
     length = int(drawn_BT.sum(1).max())
     mask_BT = drawn_BT[:, :length]

@@ -30,8 +30,7 @@ from transformers import AttentionInterface, Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from workbench.attention import attending, refuse_unknown
-from workbench.cache import prefill
-from workbench.decoding import DRAWS, Begin, Recorded, choose, evaluating
+from workbench.decoding import DRAWS, Recorded, Request, choose, evaluating
 from workbench.sampling import statistics
 
 STATIC = "workbench_static"
@@ -255,32 +254,24 @@ def capture(step: Callable[[], None], pool: Any) -> tuple[Callable[[], None], An
 
 
 @torch.no_grad()
-def decode_static(
-    model: nn.Module,
-    ids_PL: Tensor,
-    mask_PL: Tensor,
-    owners_B: Tensor,
-    limits_B: Tensor,
-    stop_ids: Tensor,
-    settings: dict[str, Any],
-    uniforms: Callable[[int], Tensor],
-    stats: bool,
-    begin: Begin = prefill,
-) -> Recorded:
+def decode_static(model: nn.Module, asked: Request, uniforms: Callable[[int], Tensor]) -> Recorded:
     """What `decoding.decode` returns, for a model that attends by sdpa."""
-    width, most = mask_PL.shape[1], int(limits_B.max())
-    recorded = Recorded.empty(len(owners_B), most, ids_PL.device)
+    mask_PL, owners_B, limits_B = asked.mask_PL, asked.owners_B, asked.limits_B
+    settings, stats, device = asked.settings, asked.stats, mask_PL.device
+    width, most = mask_PL.shape[1], asked.steps
+    recorded = Recorded.empty(asked.rows, most, device)
     rows = (limits_B > 0).nonzero().squeeze(1).cpu()  # which completion each row of the board is
     with evaluating(model):
-        logits_PV, prompt = begin(model, ids_PL, mask_PL)
-        owners_A, limits_A = owners_B[rows.to(owners_B.device)], limits_B[limits_B > 0]
-        board = _board(model, prompt, len(rows), width + most, stop_ids, (stats, *settings.items()))
+        logits_PV, prompt = asked.begin(model, asked.ids_PL, mask_PL)
+        owners_A, limits_A = owners_B[rows.to(device)], limits_B[limits_B > 0]
+        choices = (stats, *settings.items())
+        board = _board(model, prompt, len(rows), width + most, asked.stop_ids, choices)
         board.begin(prompt, mask_PL, owners_A, limits_A)
         first_RV = logits_PV[nn.functional.pad(owners_A, (0, board.rows - len(rows)))]
         for start in range(0, most, LOOK):
             steps = min(LOOK, most - start)
             block_NR = uniforms(start // DRAWS)[start % DRAWS :][:steps, rows]
-            board.uniforms_NR[:steps, : len(rows)] = block_NR.to(ids_PL.device)
+            board.uniforms_NR[:steps, : len(rows)] = block_NR.to(device)
             board.place_1.zero_()
             board.columns = rung(width + start + steps, FEWEST_COLUMNS)
             for step in range(start, start + steps):

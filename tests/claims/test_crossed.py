@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from workbench import crossing
 from workbench.claims import crossed, load
 from workbench.claims import measure as measuring
 from workbench.claims.plan import claim_from
@@ -70,7 +71,8 @@ def toy_claim(toy_world):
 
 def test_what_a_learned_judge_says_is_told_with_the_truth_beside_it(toy_claim, monkeypatch):
     judge = lambda rows, messages, texts: [1.0 + len(text) for text in texts]  # noqa: E731
-    monkeypatch.setattr(crossed, "judge_of", lambda recipe, task: judge)
+    for module in (crossed, crossing):
+        monkeypatch.setattr(module, "judge_of", lambda recipe, task: judge)
     with measuring.loaded(toy_claim.base_recipe()) as state:
         found = crossed.post_pre_metrics(state, toy_claim, 7)
         cell = crossed.cross_cell(state, toy_claim, 7)

@@ -11,7 +11,13 @@ import dataclasses
 import numpy as np
 
 from workbench.claims.plan import Claim
-from workbench.crossing import CrossGeneration, cross_generation, initial_of, judge_of, post_pre
+from workbench.crossing import (
+    CrossGeneration,
+    cross_generation,
+    held_out_post_pre,
+    initial_of,
+    judge_of,
+)
 from workbench.tasks.base import knows_truth
 from workbench.trainer import State
 
@@ -23,15 +29,7 @@ def post_pre_metrics(state: State, claim: Claim, seed: int) -> dict[str, float]:
     recipe = claim.base_recipe()
     if not recipe.cross_samples:
         return {}
-    found = post_pre(
-        state.policy,
-        state.task,
-        state.eval_rows,
-        samples=recipe.cross_samples,
-        max_new_tokens=recipe.max_new_tokens,
-        judge=judge_of(recipe, state.task),
-        seed=seed,
-    )
+    found = held_out_post_pre(state, recipe, seed)
     return {
         key.removeprefix("eval/"): value
         for key, value in found.items()
