@@ -75,20 +75,51 @@ def test_a_reloaded_page_gets_the_present_curves():
     np.testing.assert_array_equal(np.frombuffer(sent["y"]["buffer"], np.float32), np.arange(5))
 
 
+def answer_of_the_page(figure, **state):
+    """Give the kernel a message as the page sends it."""
+    figure._handle_msg({"content": {"data": {"method": "update", "state": state}}, "buffers": []})
+
+
 def test_answers_of_the_page_are_dropped():
     """plotly 7.1 raises on these where traces hold arrays; see QuietFigure."""
     live = curves.LiveCurves()
     live.draw([("a", make_metrics(5), EVENTS)])
-    figure = live.figure
-    figure._trace_edit_in_process = figure._layout_edit_in_process = True
+    position = plots.trace_index(0)["entropy"]
     answer = {"uid": trace(live, "entropy").uid, "x": {"dtype": "i4", "bdata": "AAAA"}}
-    figure._js2py_traceDeltas = {
-        "trace_deltas": [answer],
-        "trace_edit_id": figure._last_trace_edit_id,
-    }
-    figure._js2py_layoutDelta = {"layout_delta": {"xaxis": {"range": [0, 1]}}, "layout_edit_id": 0}
-    assert figure._js2py_traceDeltas is None and figure._js2py_layoutDelta is None
-    assert not figure._trace_edit_in_process and not figure._layout_edit_in_process
+    answer_of_the_page(
+        live.figure, _js2py_traceDeltas={"trace_deltas": [answer], "trace_edit_id": 1}
+    )
+    np.testing.assert_array_equal(trace(live, "entropy").x, np.arange(1, 6))
+    hidden = {"style_data": {"visible": "legendonly"}, "style_traces": [position]}
+    answer_of_the_page(live.figure, _js2py_restyle={**hidden, "source_view_id": "v"})
+    assert trace(live, "entropy").visible is True  # so that no drawing sends it as news
+
+
+def test_an_update_is_sent_whole_while_an_answer_of_the_page_comes_in(monkeypatch):
+    """ipywidgets merges what is set meanwhile: of the update and the None after it, the None was left."""
+    live = curves.LiveCurves()
+    live.draw([("a", make_metrics(5), EVENTS)])
+    sent, drawn = [], threading.Event()
+    monkeypatch.setattr(
+        live.figure, "_send", lambda message, buffers=None: sent.append(message.get("state", {}))
+    )
+
+    def draw():
+        live.draw([("a", make_metrics(6), EVENTS)])
+        drawn.set()
+
+    def draw_meanwhile(value, _):
+        threading.Thread(target=draw).start()
+        assert drawn.wait(30)
+        return value
+
+    reader = type(live.figure)._js2py_traceDeltas.metadata  # of what the page sends
+    with monkeypatch.context() as patch:
+        patch.setitem(reader, "from_json", draw_meanwhile)
+        answer_of_the_page(live.figure, _js2py_traceDeltas={"trace_deltas": []})
+    if not drawn.is_set():  # the answer was not read at all
+        draw()
+    assert any(state.get("_py2js_update") for state in sent)
 
 
 def test_only_what_changed_is_sent():

@@ -15,7 +15,6 @@ import ipywidgets as widgets
 import numpy as np
 import plotly.graph_objects as go
 from plotly.basedatatypes import Undefined
-from traitlets import observe
 
 from workbench import plots, series
 from workbench.following import Followed
@@ -43,12 +42,10 @@ def stamp(run: RunCurves) -> tuple[Any, ...]:
 
 
 class QuietFigure(go.FigureWidget):
-    """A FigureWidget that comes back whole after a reload and lets the page's answers drop.
+    """A FigureWidget that comes back whole after a reload and takes nothing in from the page.
 
     plotly's own keeps in its state, which a reloaded page asks for, the traces as they were when it
-    was first shown; here they are the present ones. And after each update the page sends back the
-    defaults it computed for every trace: nothing here needs them, they cost the kernel time, and
-    plotly 7.1 raises ValueError on them where a trace holds numpy arrays.
+    was first shown; here they are the present ones.
     """
 
     def __init__(self, figure: go.Figure) -> None:
@@ -64,6 +61,15 @@ class QuietFigure(go.FigureWidget):
         if self._built:
             super().open()
 
+    def set_state(self, sync_data: dict[str, Any]) -> None:
+        """Drop what the page sends: the defaults it computed, and what was zoomed or hidden there.
+
+        While ipywidgets takes a message in, it merges what other threads set meanwhile, and of plotly's
+        update, a message followed by None, only the None was sent: a mark on the curves was lost for good.
+        Besides, plotly 7.1 raises ValueError on the defaults where a trace holds numpy arrays, and a curve
+        hidden by its legend was shown again with its next point.
+        """
+
     def _dispatch_trace_change_callbacks(self, *_: Any) -> None:
         """Nothing here listens to what it sets itself."""
 
@@ -75,18 +81,6 @@ class QuietFigure(go.FigureWidget):
             for name, value in present.items():
                 state[name] = self.trait_metadata(name, "to_json")(value, self)
         return state
-
-    @observe("_js2py_traceDeltas")
-    def _handler_js2py_traceDeltas(self, change: Any) -> None:
-        self._trace_edit_in_process = False
-        if change["new"]:
-            self._js2py_traceDeltas = None
-
-    @observe("_js2py_layoutDelta")
-    def _handler_js2py_layoutDelta(self, change: Any) -> None:
-        self._layout_edit_in_process = False
-        if change["new"]:
-            self._js2py_layoutDelta = None
 
 
 def fitted(figure: QuietFigure) -> widgets.VBox:
