@@ -4,6 +4,14 @@ import pytest
 import torch
 
 
+def pytest_configure(config):
+    """With -n, hand files out in their order, where the long ones are first, not by their number of tests.
+
+    The browser's files have one long test each: last of all, they would run alone and after one another.
+    """
+    config.option.loadscopereorder = False
+
+
 @pytest.fixture(scope="session")
 def toy_world(tmp_path_factory):
     """A folder with a random one-layer model that speaks the tiny world's vocabulary."""

@@ -12,7 +12,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -20,7 +19,6 @@ import torch
 
 from workbench.choosing import settled
 from workbench.crossing import crossed
-from workbench.devices import segments_advice
 from workbench.evaluation import evaluate
 from workbench.folder import (
     EVAL_SUCCESSES,
@@ -31,11 +29,11 @@ from workbench.folder import (
 )
 from workbench.growing import Growing
 from workbench.memory import note_post_pre
-from workbench.microbatches import is_out_of_memory
 from workbench.recipe import Recipe, own_functions
 from workbench.remarks import RECENT, Watch
 from workbench.rewinding import set_aside
 from workbench.scoring import check_judge
+from workbench.telling import describe, sentence
 from workbench.tracing import trace
 from workbench.trackers import Feed, check_tracker
 from workbench.trainer import NonFiniteError, State, prepare, train_step
@@ -370,35 +368,3 @@ def fitting_threads(state: State) -> int:
     """
     parameters = sum(parameter.numel() for parameter in state.policy.model.parameters())
     return 1 if parameters < TINY else os.cpu_count() or 1
-
-
-def sentence(error: BaseException, path: Path) -> str:
-    """What happened and what to do about it, for a person."""
-    again, text = f"wb.attach({str(path)!r}).resume()", str(error)
-    if isinstance(error, WorkbenchError):
-        return text
-    if is_out_of_memory(error):
-        advice = segments_advice("cuda" if torch.cuda.is_available() else "cpu", os.environ)
-        return (
-            "Out of memory: lower microbatch first, as in run.update(microbatch=32), then run.resume(); "
-            "or start a new run with a smaller prompts_per_step, group_size, max_new_tokens or "
-            "eval_samples." + (f" Also {advice}." if advice else "")
-        )
-    if isinstance(error, OSError):
-        gone = "it is gone or was emptied; what was measured is still in run.metrics"
-        lost = isinstance(error, FileNotFoundError) and not (path / "recipe.yaml").exists()
-        todo = gone if lost else f"free or unlock the disk, then {again}"
-        return f"Can't write the run's folder ({text}); {todo}."
-    return f"{type(error).__name__}: {text} (the traceback is in error.txt of {path.name})"
-
-
-def describe(differences: dict[str, tuple[Any, Any]]) -> str:
-    """Changed fields as one line: `beta 0 → 0.1, objective rloo → maxrl`."""
-    parts = []
-    for name, (old, new) in differences.items():
-        if isinstance(old, dict) and isinstance(new, dict):
-            keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-            parts += [f"{name}.{key} {old.get(key, '–')} → {new.get(key, '–')}" for key in keys]
-        else:
-            parts.append(f"{name} {old} → {new}")
-    return ", ".join(parts)
