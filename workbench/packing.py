@@ -79,10 +79,10 @@ def pack(
     context = np.zeros(ids.shape, dtype=np.int64)
     context[:, 0] = owners
     found = [(np.empty(0, np.int64),) * 3]  # token, position and place of each packed input
-    count = prompts
+    count, size = prompts, int(ids.max()) + 1
     for step in range(inputs):
         alive = np.flatnonzero(lengths > step + 1)
-        pairs = context[alive, step] * (int(ids.max()) + 1) + ids[alive, step]
+        pairs = context[alive, step] * size + ids[alive, step]
         _, first, number = np.unique(pairs, return_index=True, return_inverse=True)
         context[alive, step + 1] = count + number
         count += len(first)

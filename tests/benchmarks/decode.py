@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.benchmarks.common import model_folder  # noqa: F401 (sets the hub offline)
+from tests.benchmarks.common import never_ending, wait  # first: it sets the hub offline
 
 SHAPES = {
     "toy": {
@@ -60,14 +60,8 @@ def build(shape):
     return str(folder)
 
 
-def clock(function, device, rounds):
+def clock(function, rounds):
     """Median seconds of `function` after one call that does not count."""
-    import torch
-
-    def wait():
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
     seconds = []
     for _ in range(rounds + 1):
         wait()
@@ -85,7 +79,7 @@ def copy_bandwidth(device):
     size = 2**30 if device.type == "cuda" else 2**27
     source = torch.ones(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    return 2 * size / clock(lambda: target.copy_(source), device, 10)
+    return 2 * size / clock(lambda: target.copy_(source), 10)
 
 
 def step_bytes(policy, rows, columns):
@@ -121,8 +115,7 @@ def measure(arguments):
     from workbench.rollout import sample
 
     policy = load_policy(build(arguments.shape), quantize="nf4", lora_rank=16)
-    policy.model.generation_config.eos_token_id = None
-    policy.stop_ids = lambda: [-1]  # nothing ends a completion
+    never_ending(policy)
     policy.decode = lambda tokens: (
         [""] * len(tokens)
     )  # the tokenizer is smaller than the vocabulary
@@ -154,13 +147,13 @@ def measure(arguments):
     }
     bandwidth = copy_bandwidth(device)
     found["copy_bytes_per_s"] = bandwidth
-    theirs = clock(generate, device, max(1, arguments.rounds // 3))
+    theirs = clock(generate, max(1, arguments.rounds // 3))
     found["generate_tokens_per_s"] = rows * tokens / theirs
     for merged in ("always", "never"):
         policy.merged = merged
-        whole = clock(lambda: rollout(tokens), device, arguments.rounds)
-        half = clock(lambda: rollout(tokens // 2), device, arguments.rounds)
-        bare = clock(lambda: rollout(tokens, stats=False), device, arguments.rounds)
+        whole = clock(lambda: rollout(tokens), arguments.rounds)
+        half = clock(lambda: rollout(tokens // 2), arguments.rounds)
+        bare = clock(lambda: rollout(tokens, stats=False), arguments.rounds)
         step = (whole - half) / (tokens - tokens // 2)
         weights, cached = step_bytes(policy, rows, ids_PL.shape[1] + 3 * tokens // 4)
         floor = (weights + cached) / bandwidth

@@ -7,82 +7,55 @@ the ratio that counts; the default recipe (NF4) stands beside it. Needs the extr
 """
 
 import argparse
-import tempfile
 
-from tests.benchmarks.common import GROUP, PROMPTS, Clocks, model_folder
-
-BETA, RATE = 0.05, 1e-5  # a small rate, so that completions keep their length
+from tests.benchmarks.common import (
+    GROUP,
+    PROMPTS,
+    Clocks,
+    alternating,
+    grpo_recipe,
+    model_folder,
+    trl_trainer,
+)
 
 
 def workbench_step(folder, quantize, max_new_tokens):
     """A function that does one step."""
-    from workbench.recipe import Recipe
     from workbench.trainer import prepare, train_step
 
-    recipe = Recipe(
-        model=folder,
+    recipe = grpo_recipe(
+        folder,
         quantize=quantize,
-        objective="grpo",
-        anchor="reverse_kl",
-        beta=BETA,
         prompts_per_step=PROMPTS,
         group_size=GROUP,
         max_new_tokens=max_new_tokens,
-        learning_rate=RATE,
-        steps=1000,
         device="cpu",
     )
     state = prepare(recipe)
     return lambda: train_step(state, recipe)
 
 
-def trl_trainer(folder, steps, max_new_tokens, callback):
-    """TRL's trainer on the same task; it saves nothing and reports to nobody."""
+def correct(task, rows, texts):
+    """The task's own checker."""
+    return [task.score(row, text) for row, text in zip(rows, texts, strict=True)]
+
+
+def trl(folder, steps, max_new_tokens, callback):
+    """TRL's trainer on the plain base, on the CPU."""
     import torch
-    from datasets import Dataset
-    from peft import LoraConfig
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from trl import GRPOConfig, GRPOTrainer
 
-    from workbench.tasks import make_task
-
-    task = make_task("countdown")
-    rows = list(task.dataset("train").select(range(PROMPTS * 64)))
-    data = Dataset.from_list(
-        [{"prompt": task.messages(row), "number": i} for i, row in enumerate(rows)]
-    )
-
-    def correct(completions, number, **_):
-        texts = [completion[0]["content"] for completion in completions]
-        return [task.score(rows[i], text) for i, text in zip(number, texts, strict=True)]
-
-    config = GRPOConfig(
-        output_dir=tempfile.mkdtemp(),
-        per_device_train_batch_size=PROMPTS * GROUP,
-        num_generations=GROUP,
-        max_completion_length=max_new_tokens,
-        max_steps=steps,
-        beta=BETA,
-        learning_rate=RATE,
-        temperature=1.0,
+    return trl_trainer(
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
+        AutoTokenizer.from_pretrained(folder),
+        correct,
+        steps,
+        callback,
+        prompts=PROMPTS,
+        group=GROUP,
+        max_new_tokens=max_new_tokens,
         use_cpu=True,
         bf16=False,
-        gradient_checkpointing=False,
-        logging_strategy="no",
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-    )
-    return GRPOTrainer(
-        model=AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
-        processing_class=AutoTokenizer.from_pretrained(folder),
-        reward_funcs=correct,
-        args=config,
-        train_dataset=data,
-        peft_config=LoraConfig(
-            r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"
-        ),
-        callbacks=[callback],
     )
 
 
@@ -92,8 +65,6 @@ def main():
     arguments.add_argument("--max-new-tokens", type=int, default=64)
     arguments = arguments.parse_args()
     clocks = Clocks()
-    from transformers import TrainerCallback
-
     folder = model_folder()
     steps = {
         f"workbench, quantize {quantize}": workbench_step(
@@ -101,23 +72,13 @@ def main():
         )
         for quantize in ("none", "nf4")
     }
-    reports = {}
-
-    class Alternate(TrainerCallback):
-        def on_step_begin(self, *_, **__):
-            for label, step in steps.items():
-                reports[label] = clocks.time(label, step)
-            self.started = clocks.start()
-
-        def on_step_end(self, *_, **__):
-            clocks.stop("TRL GRPOTrainer", self.started)
-
-    trainer = trl_trainer(folder, arguments.rounds + 1, arguments.max_new_tokens, Alternate())
+    alternate = alternating(clocks, steps)
+    trainer = trl(folder, arguments.rounds + 1, arguments.max_new_tokens, alternate)
     trainer.train()
     # TRL logs the means over all its steps once, at the end.
     length = float(trainer.state.log_history[-1]["completions/mean_length"])
     print(f"TRL: completions of {length:.1f} tokens on average")
-    for label, report in reports.items():
+    for label, report in alternate.reports.items():
         parts = {k: round(v, 3) for k, v in report.metrics.items() if k.startswith("time/")}
         print(f"{label}: {report.metrics['rollout/length']:.1f} tokens on average, {parts}")
     print(clocks.table("TRL GRPOTrainer"))
