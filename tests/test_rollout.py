@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from workbench.decoding import LOOK
 from workbench.reading import read
-from workbench.rollout import sample, until_stop
+from workbench.rollout import sample, says_stop, until_stop
 from workbench.sampling import filter_logits
 from workbench.variants import WorkbenchError
 
@@ -276,7 +277,8 @@ def test_a_stop_text_ends_a_completion_after_the_token_that_completes_it(policy_
         wanted = tokens if at is None else tokens[: at + 1]
         assert cut.completion_ids_BT[b][cut.mask_BT[b]].tolist() == wanted
         kept = len(wanted)
-        assert torch.equal(cut.logprobs_BT[b, :kept], whole.logprobs_BT[b, :kept])
+        # Rows that end early leave the others in another batch, which rounds otherwise.
+        torch.testing.assert_close(cut.logprobs_BT[b, :kept], whole.logprobs_BT[b, :kept])
         assert not cut.logprobs_BT[b, kept:].any()
         assert cut.truncated_B[b] == (whole.truncated_B[b] if at is None else False)
         ended += at is not None
@@ -296,3 +298,43 @@ def test_stop_texts_in_two_tokens_and_none(policy_of):
     texts = [policy.tokenizer.decode(t[m]) for t, m in zip(tokens, kept, strict=True)]
     assert texts[0].endswith("1 2") and stopped.tolist() == [True, False]
     assert torch.equal(kept[1], mask[1])
+
+
+def test_drawing_ends_soon_after_the_last_row_came_to_its_stop_text(policy_of, monkeypatch):
+    """The rows are those that are cut afterwards alone, in fewer steps of the model."""
+    ask = [[{"role": "user", "content": "Make 24"}]]
+    policy = policy_of(stop='["+", "7", "1", "2"]')
+    steps, found = [], []
+    forward = type(policy.model.get_base_model()).forward
+
+    def counted(self, *args, **kwargs):
+        steps[-1] += 1
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(policy.model.get_base_model()), "forward", counted)
+    for looking in (True, False):
+        if not looking:
+            monkeypatch.setattr(
+                "workbench.rollout.says_stop",
+                lambda policy, tokens: torch.zeros(len(tokens), dtype=torch.bool),
+            )
+        steps.append(0)
+        found.append(sample(policy, ask, group_size=4, max_new_tokens=64, seed=4))
+    soon, late = found
+    assert torch.equal(soon.completion_ids_BT, late.completion_ids_BT)
+    assert torch.equal(soon.truncated_B, late.truncated_B)
+    longest = int(soon.mask_BT.sum(1).max())
+    assert not soon.truncated_B.any() and longest < 48 < steps[1]
+    assert steps[0] == -(-longest // LOOK) * LOOK
+
+
+def test_rows_that_say_a_stop_text_are_found_wherever_it_is_among_the_last_tokens(policy_of):
+    policy = policy_of(stop='["1 2", "7"]')
+    texts = ["3 1 2 4", "3 1 3 2", "7 3 1 3", "3 3 1 2"]
+    rows = torch.tensor([policy.tokenizer.encode(t, add_special_tokens=False) for t in texts])
+    assert says_stop(policy, rows).tolist() == [True, False, True, True]
+    long = torch.cat(
+        (rows[:1], rows[1:2].repeat(1, 20)), 1
+    )  # said long ago: cut later all the same
+    assert says_stop(policy, long).tolist() == [False]
+    assert until_stop(policy, long, torch.ones_like(long, dtype=torch.bool))[1].tolist() == [True]

@@ -72,6 +72,19 @@ def test_every_setting_of_the_draw(policy_of, settings):
     assert_same(*both(policy_of(), settings=settings, steps=20))
 
 
+def test_rows_that_end_by_what_they_say_are_alike_up_to_there(policy_of, short_ladder, monkeypatch):
+    """Both loops look at the same steps, see the same tokens of a row, and draw no more of it after."""
+    monkeypatch.setattr("workbench.decoding.LOOK", 4)
+
+    def ended(tokens_AT):
+        return (tokens_AT % 7 == 3).any(1)
+
+    wanted, mine = both(policy_of(), stops=[], ended=ended)
+    lengths = mine.mask_BT.sum(1)
+    assert len(lengths.unique()) > 2 and int(lengths.max()) < 40 and not (lengths % 4).any()
+    assert_same(wanted, mine)
+
+
 def test_limits_of_rows_none_at_all_included(policy_of, short_ladder):
     limits = torch.tensor([0, 3, 17, 1, 9, 0] * 4)
     wanted, mine = both(policy_of("qwen3"), limits=limits)

@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     from transformers import DynamicCache
 
 DRAWS = 64  # steps whose uniforms are drawn at once
+LOOK = 16  # steps after which it is seen what has ended by more than a token; divides DRAWS
 SERIES = ("logprobs_BT", "entropies_BT", "log_collisions_BT", "self_certainties_BT", "log_peaks_BT")
 Begin = Callable[[nn.Module, Tensor, Tensor], "tuple[Tensor, DynamicCache]"]
+Ended = Callable[[Tensor], Tensor]  # (A, T) tokens so far -> (A,) bool, on the same device
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ class Request:
     settings: dict[str, Any]  # of the draw: temperature, top_k, top_p, min_p
     stats: bool = True  # whether the statistics are recorded
     begin: Begin = prefill  # runs the prompts
+    # Which rows have ended by what they say, asked every `LOOK` steps; the caller cuts what was drawn beyond.
+    ended: Ended | None = None
 
     @property
     def rows(self) -> int:
@@ -121,6 +125,8 @@ def decode(model: nn.Module, asked: Request, uniforms: Callable[[int], Tensor]) 
                 found_5A = statistics(logits_RV, prefix_A, tokens_A)
                 recorded.statistics_5BT[:, alive_A, step] = found_5A
             going_A = ~torch.isin(tokens_A, asked.stop_ids) & (limits_B[alive_A] > step + 1)
+            if asked.ended is not None and (step + 1) % LOOK == 0:
+                going_A &= ~asked.ended(recorded.tokens_BT[alive_A, : step + 1])
             alive_A, prefix_A, tokens_A = alive_A[going_A], prefix_A[going_A], tokens_A[going_A]
             if len(alive_A) == 0:
                 break

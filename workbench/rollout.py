@@ -15,6 +15,7 @@ Shapes: P prompts, G completions each, B = P*G rows (row b answers prompt b // G
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from workbench.decoding import SERIES, Request
+from workbench.decoding import LOOK, SERIES, Request
 from workbench.engines import check_engine, decode_by
 from workbench.native import decode_native
 from workbench.tokens import completing
@@ -163,7 +164,8 @@ def sample(
     limits_B = torch.full_like(owners_B, max_new_tokens)
     stop_ids = torch.tensor([*policy.stop_ids(), *further_stops], device=ids_PL.device)
     settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
-    asked = Request(ids_PL, mask_PL, owners_B, limits_B, stop_ids, settings, stats)
+    ended = functools.partial(says_stop, policy) if policy.stop else None
+    asked = Request(ids_PL, mask_PL, owners_B, limits_B, stop_ids, settings, stats, ended=ended)
     if use_sampler:
         recorded = decode_by(engine or policy.engine, policy, asked, generator)
     else:
@@ -195,10 +197,31 @@ def last_tokens(tokens_BT: Tensor, mask_BT: Tensor) -> Tensor:
     return tokens_BT.gather(1, mask_BT.sum(1, keepdim=True) - 1).squeeze(1)
 
 
+def says_stop(policy: Policy, tokens_AT: Tensor) -> Tensor:
+    """Which rows have come to a stop text, bool (A,); one that came long ago may be missed.
+
+    Only the rows whose last tokens seem to hold one are read whole, as `until_stop` does.
+    """
+    recent = LOOK + max(len(text.encode()) for text in policy.stop)  # a token has a byte at least
+    tails = policy.tokenizer.batch_decode(
+        tokens_AT[:, -recent:].tolist(),
+        skip_special_tokens=False,
+        clean_up_tokenization_spaces=False,
+    )
+    rows = [a for a, tail in enumerate(tails) if any(text in tail for text in policy.stop)]
+    found_A = torch.zeros(len(tokens_AT), dtype=torch.bool)
+    whole = tokens_AT[rows].tolist()
+    for text in policy.stop if rows else ():
+        for a, places in zip(rows, completing(policy.tokenizer, whole, text), strict=True):
+            found_A[a] |= bool(places)
+    return found_A.to(tokens_AT.device)
+
+
 def until_stop(policy: Policy, tokens_BT: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:
     """The mask of each completion up to the token that completes a stop text, and which ones that ended.
 
-    They are cut after they were drawn, whatever drew them; what came after costs time and counts nowhere.
+    They are cut after they were drawn, whatever drew them: not every engine looks for such texts, and none
+    at every token.
     """
     stopped_B = torch.zeros_like(mask_BT[:, 0])
     if not policy.stop:

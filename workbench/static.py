@@ -30,11 +30,10 @@ from transformers import AttentionInterface, Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from workbench.attention import attending, refuse_unknown
-from workbench.decoding import DRAWS, Recorded, Request, choose, evaluating
+from workbench.decoding import DRAWS, LOOK, Recorded, Request, choose, evaluating
 from workbench.sampling import statistics
 
 STATIC = "workbench_static"
-LOOK = 16  # steps between the host's looks; divides DRAWS
 FEWEST_ROWS, FEWEST_COLUMNS = 8, 128
 KEPT_SHARE = 1 / 8  # of the GPU's memory: buffers above it are freed after a call
 
@@ -201,6 +200,10 @@ class Board:
             return eager
         return replay
 
+    def end(self, ended_A: Tensor) -> None:
+        """Let the rows, of the first ones, that have ended by what they say draw no more."""
+        self.alive_R[: len(ended_A)] &= ~ended_A
+
     def leave(self, alive_R: Tensor, filled: int) -> Tensor | None:
         """Go down to the rung that holds the rows still alive; those beyond it move into free ones.
 
@@ -281,6 +284,8 @@ def decode_static(model: nn.Module, asked: Request, uniforms: Callable[[int], Te
                     board.select(first_RV, settings, stats)
                     del first_RV
             _record(recorded, board, rows, slice(start, start + steps))
+            if asked.ended is not None:
+                board.end(asked.ended(recorded.tokens_BT[rows.to(device), : start + steps]))
             alive_R = board.alive_R[: board.rows].cpu()
             if not alive_R.any():
                 break
