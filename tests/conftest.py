@@ -85,6 +85,63 @@ def toy_scribe(tmp_path_factory):
     return str(folder)
 
 
+@pytest.fixture(scope="session")
+def spelling_world(tmp_path_factory):
+    """tokens -> folder of a random one-layer model with these tokens beside bytes and a few merges.
+
+    Without `<think>` and `</think>` among them it spells the tags, and how depends on the neighbours: `>`
+    joins a line break or a 7 after it.
+    """
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    from workbench.tiny.tokenizer import BOS, CHAT_TEMPLATE, END, PAD, ROLES
+
+    folders = {}
+
+    def build(*tokens):
+        if tokens in folders:
+            return folders[tokens]
+        merges = [("<", "/"), ("t", "h"), ("th", "i"), ("thi", "n"), ("thin", "k"), (">", "Ċ")]
+        merges.append((">", "7"))
+        known = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *(a + b for a, b in merges)]
+        core = Tokenizer(models.BPE({text: number for number, text in enumerate(known)}, merges))
+        core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        core.decoder = decoders.ByteLevel()
+        core.add_special_tokens([AddedToken(t, special=True) for t in (PAD, BOS, END, *ROLES)])
+        core.add_tokens([AddedToken(text, special=False, normalized=False) for text in tokens])
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=core,
+            pad_token=PAD,
+            bos_token=BOS,
+            eos_token=END,
+            chat_template=CHAT_TEMPLATE,
+        )
+        config = LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=64,
+            intermediate_size=64,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            max_position_embeddings=256,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            tie_word_embeddings=True,
+            initializer_range=0.2,
+        )
+        folder = tmp_path_factory.mktemp("spelling")
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            LlamaForCausalLM(config).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        folders[tokens] = str(folder)
+        return folders[tokens]
+
+    return build
+
+
 def digits(rollouts, task):
     """Share of a completion's tokens that are digits: a reward that a random model earns at once."""
     share = [sum(c.isdigit() for c in text) / (len(text) + 1) for text in rollouts.completions]

@@ -1,12 +1,16 @@
 """Thoughts and answers drawn apart: exact distributions, what is recorded, what is kept."""
 
+import dataclasses
+
 import pytest
 import torch
 
 from workbench.continuation import answer, answer_texts, think, think_texts
+from workbench.models import load_policy
 from workbench.reading import read
 from workbench.rollout import SERIES, sample
 from workbench.sampling import filter_logits
+from workbench.tokens import Tags
 from workbench.variants import WorkbenchError
 
 
@@ -216,6 +220,106 @@ def test_no_thought_closes(policy_of):
     ]
 
 
+# ------------------------------------------------------------------ a closing tag of several tokens
+
+
+def signs(policy):
+    """The signs that the toy model draws, the likeliest first: each stands in no other token's text."""
+    drawn = sample(policy, PROMPTS, group_size=200, max_new_tokens=6, temperature=1.5, seed=9)
+    common = torch.bincount(drawn.completion_ids_BT[drawn.mask_BT]).argsort(descending=True)
+    texts = [policy.tokenizer.decode([number]) for number in common.tolist()]
+    known = policy.tokenizer.get_vocab()
+    return [
+        (int(number), text)
+        for number, text in zip(common, texts, strict=True)
+        if len(text) == 1 and sum(text in token for token in known) == 1
+    ]
+
+
+@pytest.mark.parametrize("initial", [False, True])
+def test_by_text_thought_and_answer_are_those_of_the_token_to_the_bit(policy_of, initial):
+    """A tag of one character, which a token holds alone: once known by its number, once by its text."""
+    found = []
+    for by_text in (False, True):
+        policy = policy_of()
+        number, text = signs(policy)[0]
+        policy.thought_end_id = lambda known=(None if by_text else number): known
+        if by_text:
+            policy.tags = Tags("<think>", text)
+        found.append(both(policy, per_thought=3, initial=initial, temperature=1.5, group_size=12))
+        closed = found[-1][0].closing_BT.sum(1)
+        assert closed.max() == 1 and closed.sum() > 5
+    for one, two in zip(*found, strict=True):
+        for field in dataclasses.fields(one):
+            if field.name.endswith(("_BT", "_B")):
+                assert torch.equal(getattr(one, field.name), getattr(two, field.name)), field.name
+
+
+def likely_pair(policy, prompts, **settings):
+    """Have the likeliest two tokens in a row be the closing tag, known by its text alone; the two."""
+    drawn = sample(policy, prompts, seed=2, group_size=200, **settings)
+    ids_BT, special = drawn.completion_ids_BT, torch.tensor(policy.tokenizer.all_special_ids)
+    pairs_N2 = torch.stack((ids_BT[:, :-1], ids_BT[:, 1:]), -1).flatten(0, 1)
+    fine_N = ~torch.isin(pairs_N2, special).any(-1) & (pairs_N2[:, 0] != pairs_N2[:, 1])
+    kinds_M2, counts_M = pairs_N2[fine_N].unique(dim=0, return_counts=True)
+    pair = kinds_M2[counts_M.argmax()].tolist()
+    policy.tags = Tags("<think>", policy.tokenizer.decode(pair))
+    assert policy.thought_end_id() is None
+    return pair
+
+
+def test_a_thought_is_the_sampled_completion_up_to_where_the_tag_is_complete(policy_of):
+    policy = policy_of()
+    likely_pair(policy, PROMPTS, max_new_tokens=12)
+    settings = {"group_size": 60, "max_new_tokens": 12, "seed": 5}
+    whole, thoughts = sample(policy, PROMPTS, **settings), think(policy, PROMPTS, **settings)
+    closed = 0
+    for b, ids in enumerate(ids_of(whole, b) for b in range(whole.B)):
+        begun = policy.tokenizer.batch_decode([ids[: n + 1] for n in range(len(ids))])
+        at = next((n for n, text in enumerate(begun) if policy.tags.close in text), None)
+        kept = len(ids) if at is None else at + 1
+        assert ids_of(thoughts, b) == ids[:kept]
+        assert bool(thoughts.truncated_B[b]) == (at is None and bool(whole.truncated_B[b]))
+        assert thoughts.closing_BT[b].nonzero().flatten().tolist() == [at] * (at is not None)
+        for name in SERIES:
+            assert torch.equal(getattr(thoughts, name)[b, :kept], getattr(whole, name)[b, :kept])
+            assert not getattr(thoughts, name)[b, kept:].any()
+        closed += at is not None and kept < len(ids)
+    assert closed > 5
+
+
+@torch.no_grad()
+def test_answers_to_thoughts_cut_by_text_keep_the_exact_distribution(policy_of):
+    policy = policy_of()
+    settings = {"top_k": 3, "temperature": 2.0}
+    pair = likely_pair(policy, PROMPTS[:1], max_new_tokens=2, **settings)
+    first = sample(policy, PROMPTS[:1], group_size=50, max_new_tokens=1, **settings)
+    stop = next(token for token in first.completion_ids_BT.unique().tolist() if token not in pair)
+    policy.stop_ids = lambda: [stop]
+    expected = chance_of_each(policy, first.prompt_ids_PL, settings, 4, policy.stop_ids())
+    thoughts = think(policy, PROMPTS[:1], group_size=6000, max_new_tokens=4, seed=4, **settings)
+    whole = answer(policy, thoughts, seed=4, **settings)
+    counts = dict.fromkeys(expected, 0)
+    for b in range(whole.B):
+        counts[tuple(ids_of(whole, b))] += 1  # a completion of probability 0 is a KeyError
+    answered_B = whole.lengths_B > thoughts.lengths_B
+    assert torch.equal(answered_B, thoughts.closing_BT.any(1) & (thoughts.lengths_B < 4))
+    assert answered_B.sum() > 100
+    chi_square = sum((counts[key] - 6000 * p) ** 2 / (6000 * p) for key, p in expected.items())
+    cells = len(expected)
+    assert cells > 20 and min(expected.values()) * 6000 > 4
+    assert chi_square < cells + 4 * (2 * cells) ** 0.5  # mean + 4 standard deviations
+
+
+def test_a_given_thought_is_closed_by_the_spelled_tag(spelling_world):
+    policy = load_policy(spelling_world(), quantize="none", lora_rank=4, device="cpu")
+    thoughts = ["3*8=24", "", "1<", "12+3 7"]
+    made = answer_texts(policy, PROMPTS, thoughts, max_new_tokens=7, temperature=0, seed=1)
+    for prompt, thought, texts in zip(policy.render(PROMPTS), thoughts, made, strict=True):
+        wanted = greedy(policy, f"{prompt}<think>{thought}</think>", 7)
+        assert texts == [f"<think>{thought}</think>{wanted}"]
+
+
 # ------------------------------------------------------------------ texts
 
 TWICE = (
@@ -289,6 +393,3 @@ def test_what_can_not_be_answered_is_refused(policy_of):
     thoughts = think(policy, PROMPTS, group_size=1, max_new_tokens=3)
     with pytest.raises(WorkbenchError, match="per_thought is 0"):
         answer(policy, thoughts, per_thought=0)
-    policy.thought_end_id = lambda: None
-    with pytest.raises(WorkbenchError, match="</think> is not one token"):
-        think(policy, PROMPTS, group_size=1, max_new_tokens=3)

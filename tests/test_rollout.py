@@ -1,15 +1,20 @@
 """sample() and read() against transformers' generate, full forward passes and enumeration."""
 
+import itertools
+import re
 import threading
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 
 from workbench.decoding import LOOK
+from workbench.models import load_policy
 from workbench.reading import read
-from workbench.rollout import sample, says_stop, until_stop
+from workbench.rollout import closing, sample, says_stop, until_stop
 from workbench.sampling import filter_logits
+from workbench.tokens import Tags
 from workbench.variants import WorkbenchError
 
 FAMILIES = ["llama", "qwen2", "qwen3", "gemma2", "gemma3_text"]
@@ -294,7 +299,7 @@ def test_stop_texts_in_two_tokens_and_none(policy_of):
         [torch.roll(row, -int((~m).sum())) for row, m in zip(tokens, mask, strict=True)]
     )
     mask = torch.arange(tokens.shape[1]) < mask.sum(1, keepdim=True)
-    kept, stopped = until_stop(policy, tokens, mask)
+    kept, stopped = until_stop(policy, tokens, mask, policy.stop)
     texts = [policy.tokenizer.decode(t[m]) for t, m in zip(tokens, kept, strict=True)]
     assert texts[0].endswith("1 2") and stopped.tolist() == [True, False]
     assert torch.equal(kept[1], mask[1])
@@ -316,7 +321,7 @@ def test_drawing_ends_soon_after_the_last_row_came_to_its_stop_text(policy_of, m
         if not looking:
             monkeypatch.setattr(
                 "workbench.rollout.says_stop",
-                lambda policy, tokens: torch.zeros(len(tokens), dtype=torch.bool),
+                lambda policy, tokens, ends: torch.zeros(len(tokens), dtype=torch.bool),
             )
         steps.append(0)
         found.append(sample(policy, ask, group_size=4, max_new_tokens=64, seed=4))
@@ -332,9 +337,84 @@ def test_rows_that_say_a_stop_text_are_found_wherever_it_is_among_the_last_token
     policy = policy_of(stop='["1 2", "7"]')
     texts = ["3 1 2 4", "3 1 3 2", "7 3 1 3", "3 3 1 2"]
     rows = torch.tensor([policy.tokenizer.encode(t, add_special_tokens=False) for t in texts])
-    assert says_stop(policy, rows).tolist() == [True, False, True, True]
+    assert says_stop(policy, rows, policy.stop).tolist() == [True, False, True, True]
     long = torch.cat(
         (rows[:1], rows[1:2].repeat(1, 20)), 1
     )  # said long ago: cut later all the same
-    assert says_stop(policy, long).tolist() == [False]
-    assert until_stop(policy, long, torch.ones_like(long, dtype=torch.bool))[1].tolist() == [True]
+    assert says_stop(policy, long, policy.stop).tolist() == [False]
+    assert until_stop(policy, long, torch.ones_like(long, dtype=torch.bool), policy.stop)[
+        1
+    ].tolist() == [True]
+
+
+# ------------------------------------------------------------------ where thoughts are closed
+
+
+def padded(rows, fill):
+    mask_BT = torch.arange(max(map(len, rows))) < torch.tensor([len(row) for row in rows])[:, None]
+    tokens_BT = torch.full(mask_BT.shape, fill)
+    tokens_BT[mask_BT] = torch.tensor([token for row in rows for token in row])
+    return tokens_BT, mask_BT
+
+
+def test_a_token_of_its_own_closes_and_padding_does_not(policy_of):
+    policy = policy_of()
+    end = policy.thought_end_id()
+    spelled = [policy.tokenizer.convert_tokens_to_ids(sign) for sign in "</>"]
+    tokens_BT, mask_BT = padded([[9, end, 10, end], [end], spelled], fill=end)
+    found_BT = closing(policy, tokens_BT, mask_BT)
+    assert found_BT.tolist() == [[False, True, False, True], [True] + [False] * 3, [False] * 4]
+
+
+BEFORE = ("", "3", "7", "<", "</", "é", "<think>", "</think>", "</think", " ")
+AFTER = ("", "7", "\n", "\n7", "4", ">", "<", "</think>", "7</think>", "</thi", "é", "<|end|>")
+
+
+def test_a_tag_in_several_tokens_closes_where_the_twins_one_token_does(spelling_world):
+    """Every text of BEFORE, the tag and AFTER: the token closes that holds the last character of a tag."""
+    settings = {"quantize": "none", "lora_rank": 2, "device": "cpu"}
+    spells = load_policy(spelling_world(), **settings)
+    twin = load_policy(spelling_world("<think>", "</think>"), **settings)
+    assert spells.thought_end_id() is None and twin.thought_end_id() is not None
+    texts = [f"{one}</think>{two}" for one in BEFORE for two in AFTER] + ["</think", "37", ">"]
+    ends, beyond = [], 0
+    for policy in (spells, twin):
+        ends.append([])
+        rows = [policy.tokenizer.encode(text, add_special_tokens=False) for text in texts]
+        found_BT = closing(policy, *padded(rows, fill=0))
+        for row, closes in zip(rows, found_BT.tolist(), strict=True):
+            parts = policy.tokenizer.batch_decode([row[: n + 1] for n in range(len(row))])
+            spans = [(len(parts[n - 1]) if n else 0, len(parts[n])) for n in range(len(row))]
+            ends[-1].append([span for span, on in zip(spans, closes, strict=False) if on])
+    for text, several, single in zip(texts, *ends, strict=True):
+        tags = [match.end() for match in re.finditer("</think>", text)]
+        assert [end for _, end in single] == tags
+        assert len(several) == len(tags)
+        assert all(start < tag <= end for tag, (start, end) in zip(tags, several, strict=True))
+        beyond += sum(end > tag for tag, (_, end) in zip(tags, several, strict=True))
+    assert beyond > 20  # `>7` and `>` with a line break hold more than the tag
+
+
+def test_what_is_sampled_says_where_it_closes(policy_of):
+    """A tag of two likely tokens is complete where one more of it stands in the text than a token before."""
+    policy = policy_of()
+    drawn = sample(policy, PROMPTS, group_size=40, max_new_tokens=8, temperature=1.5, seed=2)
+    pairs = zip(drawn.completion_ids_BT[:, :-1].flatten().tolist(),
+                drawn.completion_ids_BT[:, 1:].flatten().tolist(), strict=True)  # fmt: skip
+    special = set(policy.tokenizer.all_special_ids)
+    counts = Counter(pair for pair in pairs if pair[0] != pair[1] and not special & set(pair))
+    pair = counts.most_common(1)[0][0]
+    policy.tags = Tags("<think>", policy.tokenizer.decode(pair))
+    again = sample(policy, PROMPTS, group_size=40, max_new_tokens=8, temperature=1.5, seed=2)
+    assert torch.equal(again.completion_ids_BT, drawn.completion_ids_BT)
+    closed = 0
+    for b in range(again.B):
+        ids = again.completion_ids_BT[b][again.mask_BT[b]].tolist()
+        begun = policy.tokenizer.batch_decode([ids[:n] for n in range(len(ids) + 1)])
+        counts = [text.count(policy.tags.close) for text in begun]
+        wanted = [after > before for before, after in itertools.pairwise(counts)]
+        assert again.closing_BT[b, : len(ids)].tolist() == wanted
+        own = drawn.completions[b].count("</think>")  # the toy model has that token, too
+        assert again.completions[b].count("</think>") == sum(wanted) + own
+        closed += sum(wanted)
+    assert closed > 3

@@ -12,18 +12,19 @@ from workbench.anchors import ANCHORS
 from workbench.decoding import evaluating
 from workbench.folder import RunFolder, read_checkpoint_recipe, restore
 from workbench.memory import Memory, note_post_pre
+from workbench.models import load_policy
 from workbench.objectives import OBJECTIVES
 from workbench.reading import read
 from workbench.recipe import Recipe
-from workbench.rollout import sample
+from workbench.rollout import closing, sample
 from workbench.runs import train
-from workbench.separating import malformed_rows, separate, thought_end
-from workbench.separation import SEPARATIONS, thinking
+from workbench.separating import malformed_rows, separate, tells_apart
+from workbench.separation import SEPARATIONS, stage, thinking
 from workbench.surrogates import AGGREGATIONS, SURROGATES
 from workbench.tables import rollout_table
 from workbench.tiles import given
 from workbench.trainer import Report, prepare, train_step
-from workbench.variants import Variant, WorkbenchError
+from workbench.variants import Variant
 
 TEXTS = (
     "<think>3+4=7</think>7<|end|>",  # 7 tokens of thinking, 2 of answer
@@ -53,6 +54,7 @@ def written(policy, prompts, texts, *, limit=16, **settings):
         for name in per_token
     }  # fmt: skip
     changes["completion_ids_BT"] = tokens_BT
+    changes["closing_BT"] = closing(policy, tokens_BT, mask_BT)
     truncated_B = torch.tensor([numbers[-1] not in policy.stop_ids() for numbers in ids])
     found = dataclasses.replace(
         found,
@@ -104,27 +106,134 @@ def test_a_malformed_completion_trains_its_thinking_whatever_the_stage(
 
 
 def test_an_end_of_thought_in_other_tokens_is_none(policy_of):
-    """By its text the completion is fine, but no single token parts its thinking from its answer."""
+    """By its text the completion is fine, but the model has a token for the tag and did not write it."""
     policy = policy_of()
     rollouts = written(policy, ask(1), ("<think>3</think>7<|end|>", "3+4=777 7<|end|>"))
     spelled = dataclasses.replace(rollouts, completions=[rollouts.completions[0]] * 2)
-    assert malformed_rows(spelled, policy.thought_end_id()).tolist() == [False, True]
+    assert malformed_rows(spelled).tolist() == [False, True]
 
 
-def test_without_the_token_only_joint_can_train(toy_recipe, monkeypatch):
-    monkeypatch.setattr("workbench.models.Policy.thought_end_id", lambda policy: None)
+# --- what there is to tell apart ------------------------------------------------------------------
+
+PLAIN, TAGGED = ("3+4=7<|end|>", "4*4"), ("<think>3</think>7<|end|>", "4*4")
+PARTED = ({"separation": "start"}, {"answerer": "initial"}, {"answers_per_thought": 2})
+
+
+@pytest.mark.parametrize("has_token", [True, False])
+@pytest.mark.parametrize("texts", [PLAIN, TAGGED])
+def test_parts_are_told_where_the_recipe_needs_them_or_the_model_thinks(
+    policy_of, monkeypatch, has_token, texts
+):
+    policy = policy_of()
+    if not has_token:
+        monkeypatch.setattr("workbench.models.Policy.thought_end_id", lambda policy: None)
+    rollouts = written(policy, ask(1), texts)
+    for recipe in (Recipe(), *(Recipe(**parted) for parted in PARTED)):
+        told = recipe != Recipe() or has_token or texts is TAGGED
+        assert tells_apart(policy, recipe, rollouts) == told
+        assert (separate(policy, recipe, rollouts, False).malformed_B is not None) == told
+    closed = dataclasses.replace(rollouts, prompts=["Make 7<think>\n\n</think>\n\n"])
+    assert not tells_apart(policy, Recipe(), closed)  # its template did the thinking
+    policy.thinking = "off"
+    assert not tells_apart(policy, Recipe(), rollouts)
+    parts = separate(policy, Recipe(), rollouts, False)
+    assert not parts.thinking_BT.any() and torch.equal(parts.trained_BT, rollouts.mask_BT)
+
+
+def test_who_is_told_not_to_think_has_no_malformed_share(toy_recipe):
     state = prepare(toy_recipe)
-    report = train_step(state, toy_recipe)
+    assert train_step(state, toy_recipe).metrics["rollout/malformed"] > 0.5
+    state.policy.thinking = "off"
+    report = train_step(state, toy_recipe, measure_kl=True)
+    assert "rollout/malformed" not in report.metrics and not report.thinking_BT.any()
     assert torch.equal(report.trained_BT, report.rollouts.mask_BT)
-    assert not report.thinking_BT.any() and "rollout/malformed" not in report.metrics
-    assert "train/kl_answer" not in train_step(state, toy_recipe, measure_kl=True).metrics
-    changed = toy_recipe.replace(separation="answer_only")
-    for refuse in (lambda: prepare(changed), lambda: train_step(state, changed)):
-        with pytest.raises(
-            WorkbenchError, match="separation is 'answer_only'.*no single token </think>"
-        ):
-            refuse()
-    assert thought_end(state.policy, toy_recipe) is None
+    assert "train/kl" in report.metrics and "train/kl_answer" not in report.metrics
+
+
+# --- a closing tag of several tokens --------------------------------------------------------------
+
+# `</`, `think`, and `>`, `>7` or `>` with a line break: what the last one carries is thinking as well.
+SPELLED = (
+    "<think>3+4</think>8<|end|>",  # < think > 3 + 4 </ think > | 8 end
+    "<think>3+4</think>7<|end|>",  # ... >7 | end
+    "<think>3</think>\n45<|end|>",  # < think > 3 </ think >\n | 4 5 end
+    "<think>4</thinking",  # all thinking
+)
+SPELLED_THOUGHTS, SPELLED_LENGTHS = (9, 9, 7, 9), (11, 10, 10, 9)
+TWIN_THOUGHTS, TWIN_LENGTHS = (5, 5, 3, 7), (7, 7, 7, 7)
+
+
+@pytest.fixture
+def spelling(spelling_world):
+    """tokens -> policy of the model with these tokens beside bytes."""
+
+    def build(*tokens):
+        return load_policy(spelling_world(*tokens), quantize="none", lora_rank=4, device="cpu")
+
+    return build
+
+
+@pytest.mark.parametrize("name", SEPARATIONS)
+def test_a_spelled_tag_parts_as_the_twins_token_does(spelling, name):
+    recipe = Recipe(separation=name)
+    for tokens, thoughts, lengths in (
+        ((), SPELLED_THOUGHTS, SPELLED_LENGTHS),
+        (("<think>", "</think>"), TWIN_THOUGHTS, TWIN_LENGTHS),
+    ):
+        policy = spelling(*tokens)
+        assert (policy.thought_end_id() is None) == (not tokens)
+        rollouts = written(policy, ask(1), SPELLED)
+        found = separate(policy, recipe, rollouts, False)
+        assert rollouts.completions == [text.removesuffix("<|end|>") for text in SPELLED]
+        assert rollouts.lengths_B.tolist() == list(lengths)
+        assert found.thinking_BT.sum(1).tolist() == list(thoughts)
+        assert found.malformed_B.tolist() == [False, False, False, True]
+        first, second = stage(name, False)
+        for row, (thought, length) in enumerate(zip(thoughts, lengths, strict=True)):
+            trained = found.trained_BT[row].tolist()
+            assert trained[:thought] == [first or row == 3] * thought
+            assert trained[thought:length] == [second] * (length - thought)
+            assert not any(trained[length:])
+
+
+@pytest.mark.parametrize("name", ["thinking_only", "answer_only"])
+def test_a_step_trains_only_its_part_where_the_tag_is_spelled(
+    spelling_world, toy_recipe, monkeypatch, name
+):
+    """The gradient against autograd over each completion alone."""
+
+    def answers(policy, prompts, *, rows, group_size, seed, **settings):
+        found = written(policy, prompts, SPELLED, seed=seed)
+        return dataclasses.replace(found, rows=[dict(row) for row in rows])
+
+    monkeypatch.setattr(scoring, "sample", answers)
+    monkeypatch.setattr(trainer, "clip_and_step", lambda *given: None)
+    recipe = toy_recipe.replace(
+        model=spelling_world(), quantize="none", device="cpu", separation=name, aggregation="sum"
+    )
+    state = prepare(recipe)
+    with torch.no_grad():
+        for _, parameter in state.policy.trainable():
+            parameter.add_(0.05)
+    report = train_step(state, recipe)
+    found = [parameter.grad.clone() for _, parameter in state.policy.trainable()]
+    assert report.metrics["rollout/malformed"] == 0.25
+    lowest_P1 = report.rewards["digits"].amin(-1, keepdim=True)
+    assert torch.equal(report.total_PG[:, 3:], lowest_P1)
+    loss = 0.0
+    for b, advantage in enumerate(report.advantages_PG.flatten().tolist()):
+        thought, length = SPELLED_THOUGHTS[b % 4], SPELLED_LENGTHS[b % 4]
+        part = (
+            slice(0, thought) if name == "thinking_only" or b % 4 == 3 else slice(thought, length)
+        )
+        logprobs = read(state.policy, report.rollouts, [b]).logprobs_entropies()[0][0]
+        loss = loss - advantage * logprobs[part].sum() / 12
+    for _, parameter in state.policy.trainable():
+        parameter.grad = None
+    loss.backward()
+    for mine, (_, parameter) in zip(found, state.policy.trainable(), strict=True):
+        torch.testing.assert_close(mine, parameter.grad, atol=1e-6, rtol=1e-4)
+    assert max(part.abs().max() for part in found) > 1e-4
 
 
 # --- every combination ----------------------------------------------------------------------------
@@ -327,11 +436,11 @@ def test_a_mask_of_ones_is_the_plain_trainer_bit_for_bit(toy, monkeypatch, setti
     for separation in ("joint", "answer_only"):
         with monkeypatch.context() as patch:
             if separation == "joint":
-                patch.setattr("workbench.models.Policy.thought_end_id", lambda policy: None)
+                patch.setattr("workbench.separating.tells_apart", lambda *given: False)
             else:
                 patch.setitem(SEPARATIONS, separation, Variant(everything, "", ""))
                 patch.setattr(
-                    scoring, "malformed_rows", lambda rollouts, end_id: torch.zeros(12, dtype=bool)
+                    scoring, "malformed_rows", lambda rollouts: torch.zeros(12, dtype=bool)
                 )
             recipe = toy.replace(separation=separation, **settings)
             state = prepare(recipe)
@@ -397,7 +506,7 @@ def test_rows_without_a_trained_token_are_not_computed(toy, monkeypatch):
 
     monkeypatch.setitem(SEPARATIONS, "thinking_only", Variant(first_of_each, "", ""))
 
-    def none_malformed(rollouts, end_id):
+    def none_malformed(rollouts):
         return torch.zeros(rollouts.B, dtype=torch.bool)
 
     monkeypatch.setattr("workbench.separating.malformed_rows", none_malformed)
@@ -504,7 +613,7 @@ def test_in_a_small_game_the_masked_gradient_is_that_of_the_expected_reward():
     outcomes = list(itertools.product(range(2), range(2)))
     tokens_BT = torch.tensor([[tau, END, y] for tau, y in outcomes])
     mask_BT = torch.ones(4, 3, dtype=torch.bool)
-    thinking_BT = thinking(tokens_BT, mask_BT, END)
+    thinking_BT = thinking(tokens_BT == END, mask_BT)
     log_thought, log_answer = thoughts.log_softmax(0), answers.log_softmax(1)
     logprobs_BT = torch.stack(
         [

@@ -30,8 +30,7 @@ COMPLETIONS = [  # tokens, how many of them are thinking
 
 def batch():
     width = max(len(tokens) for tokens, _ in COMPLETIONS)
-    # Padding looks like the end of a thought: the mask alone says that it is none.
-    tokens_BT = torch.full((len(COMPLETIONS), width), END)
+    tokens_BT = torch.full((len(COMPLETIONS), width), PAD)
     mask_BT = torch.zeros(len(COMPLETIONS), width, dtype=torch.bool)
     for row, (tokens, _) in enumerate(COMPLETIONS):
         tokens_BT[row, : len(tokens)] = torch.tensor(tokens)
@@ -41,7 +40,7 @@ def batch():
 
 def test_thinking_goes_up_to_and_including_the_last_end():
     tokens_BT, mask_BT = batch()
-    found_BT = thinking(tokens_BT, mask_BT, END)
+    found_BT = thinking(tokens_BT == END, mask_BT)
     assert found_BT.dtype == torch.bool
     for row, (tokens, count) in enumerate(COMPLETIONS):
         expected = [True] * count + [False] * (len(tokens) - count)

@@ -2,12 +2,14 @@
 
 import pytest
 
+from workbench import tokens
 from workbench.tiny.tokenizer import build_tokenizer
 from workbench.tokens import (
     OTHER_TAGS,
     THINK_TAGS,
     Tags,
     check_thinking,
+    closes_thought,
     completing,
     find_tags,
     in_common_tags,
@@ -38,6 +40,15 @@ TEMPLATES = {
     "{{ raise_exception('System role not supported') }}{% endif %}{% for m in messages %}"
     "<start_of_turn>{{ 'model' if m.role == 'assistant' else m.role }}\n{{ m.content }}<end_of_turn>\n"
     "{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}",
+    "deepseek-v3.1": "{% if not thinking is defined %}{% set thinking = false %}{% endif %}"
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{{ '<think>' if thinking else '</think>' }}{% endif %}",
+    "granite3.3": "{%- if thinking %}<|system|>Think first.\n{% endif -%}"
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}",
+    # The word alone is no switch: in text, as a name of the template's own, as a part of a message.
+    "wordy": "{% set thinking = 'enable_thinking' %}{# thinking #}thinking {{ thinking }}"
+    "{% for m in messages %}{% if m.thinking %}{{ m.thinking }}{% endif %}{{ m.content }}{% endfor %}",
     "deaf": "{% for m in messages %}{% if m.role == 'user' %}Q: {{ m.content }}\nA:{% endif %}"
     "{% endfor %}",
 }
@@ -82,11 +93,32 @@ def test_the_switch_reaches_a_template_that_has_one(speaker, thinking, end):
     assert render(tokenizer, USER, "m", thinking) == wanted
 
 
-@pytest.mark.parametrize("family", [f for f in TEMPLATES if f != "qwen3"])
-def test_without_a_switch_only_auto_is_allowed(speaker, family):
+@pytest.mark.parametrize(
+    ("family", "off", "on"),
+    [
+        ("deepseek-v3.1", ("", "</think>"), ("", "<think>")),
+        ("granite3.3", ("", ""), ("<|system|>Think first.\n", "")),
+    ],
+)
+def test_a_switch_may_have_another_name(speaker, family, off, on):
+    tokenizer = speaker(family)
+    for thinking, (before, after) in (("auto", off), ("off", off), ("on", on)):
+        check_thinking(tokenizer, "m", thinking)
+        wanted = f"{before}<|user|>Make 24<|assistant|>{after}"
+        assert render(tokenizer, USER, "m", thinking) == wanted
+
+
+SWITCHED = ("qwen3", "deepseek-v3.1", "granite3.3")
+
+
+@pytest.mark.parametrize("family", [f for f in TEMPLATES if f not in SWITCHED])
+@pytest.mark.parametrize("thinking", ["on", "off"])
+def test_without_a_switch_only_auto_is_allowed(speaker, family, thinking):
     check_thinking(speaker(family), "m", "auto")
-    with pytest.raises(WorkbenchError, match="of 'm' has no switch for it .enable_thinking.; set"):
-        check_thinking(speaker(family), "m", "off")
+    with pytest.raises(
+        WorkbenchError, match="of 'm' has no switch for it .enable_thinking or thinking.; set"
+    ):
+        check_thinking(speaker(family), "m", thinking)
 
 
 def test_a_system_message_is_used_where_there_is_a_place_for_it(speaker):
@@ -151,6 +183,17 @@ def test_a_thought_that_the_template_opens_is_known_by_the_prompts_end(speaker):
     assert not opens_thought(render(speaker("qwen3"), USER, "m", "off"), THINK_TAGS)
 
 
+def test_a_thought_that_the_template_has_closed_is_known_by_the_prompts_end(speaker):
+    closed = {
+        (family, thinking)
+        for family in TEMPLATES
+        for thinking in (("auto", "on", "off") if family in SWITCHED else ("auto",))
+        if closes_thought(render(speaker(family), USER, "m", thinking), THINK_TAGS)
+    }
+    assert closed == {("qwen3", "off"), ("deepseek-v3.1", "off"), ("deepseek-v3.1", "auto")}
+    assert closes_thought("a[/T]\n", Tags("[T]", "[/T]"))
+
+
 @pytest.mark.parametrize("tags", OTHER_TAGS, ids=lambda tags: tags.open)
 def test_tags_are_found_in_the_template_where_the_vocabulary_lacks_them(speaker, monkeypatch, tags):
     tokenizer = speaker("qwen2.5")
@@ -201,3 +244,10 @@ def test_a_closing_tag_of_several_tokens_ends_with_the_token_that_completes_it()
         [],
     ]
     assert completing(Letters(), rows, "</think>") == [[3], [3], [2, 6], [], [0], []]
+
+
+def test_texts_without_what_is_wanted_are_not_taken_to_pieces(monkeypatch):
+    seen = []
+    monkeypatch.setattr(tokens, "pieces", lambda tokenizer, rows: seen.extend(rows) or [])
+    assert completing(Letters(), [[0, 1, 2, 5], [0], []], "</think>") == [[], [], []]
+    assert seen == []

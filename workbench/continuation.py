@@ -1,6 +1,8 @@
 """Thoughts and answers sampled apart: several answers to a thought, or another model's answer to it.
 
-    1. `think` samples like `rollout.sample`, but a completion also ends at `</think>`.
+    1. `think` samples like `rollout.sample`, but a completion also ends at `</think>`, or with the token
+       that completes it where it is no single token of the model (`rollout.closing`). Such a thought is
+       cut after it was drawn: what came after costs time and counts nowhere.
     2. `answer` goes on from there: prompt and thought are one left-padded prompt, and what several of
        them begin with is run through the model once (`packing`).
     3. Thought and answer are put together to whole completions, each with what was recorded when it was
@@ -31,7 +33,15 @@ from workbench.decoding import SERIES, Recorded, Request
 from workbench.engines import decode_by
 from workbench.models import Policy
 from workbench.packing import shared_prefill
-from workbench.rollout import Messages, Rollouts, last_tokens, sample, texts_of, whole_texts
+from workbench.rollout import (
+    Messages,
+    Rollouts,
+    closing,
+    last_tokens,
+    sample,
+    texts_of,
+    whole_texts,
+)
 from workbench.tokens import THINK_TAGS, Tags, opens_thought
 from workbench.variants import WorkbenchError
 
@@ -57,6 +67,7 @@ def think(
 
     A thought that ends at `</think>`, which it includes, is not truncated.
     """
+    end_id = policy.thought_end_id()
     return sample(
         policy,
         prompts,
@@ -69,7 +80,8 @@ def think(
         min_p=min_p,
         seed=seed,
         stats=stats,
-        further_stops=(_close_id(policy),),
+        further_stops=() if end_id is None else (end_id,),
+        further_texts=(policy.tags.close,) if end_id is None else (),
     )
 
 
@@ -98,9 +110,8 @@ def answer(
     """
     _check_count("per_thought", per_thought)
     repeated = _repeated(thoughts, per_thought)
-    open_B = last_tokens(thoughts.completion_ids_BT, thoughts.mask_BT) == _close_id(policy)
-    open_B = open_B.repeat_interleave(per_thought)
-    limits_B = (thoughts.max_new_tokens - repeated.lengths_B).masked_fill(~open_B, 0)
+    closed_B = last_tokens(repeated.closing_BT, repeated.mask_BT)
+    limits_B = (thoughts.max_new_tokens - repeated.lengths_B).masked_fill(~closed_B, 0)
     prompts = _token_lists(thoughts.prompt_ids_PL, thoughts.prompt_mask_PL)
     written = _token_lists(thoughts.completion_ids_BT, thoughts.mask_BT)
     contexts = [
@@ -227,6 +238,7 @@ def _stitched(policy: Policy, thoughts: Rollouts, answers: Recorded, initial: bo
         mask_BT=mask_BT,
         sampled_BT=joined(thoughts.sampled_BT, answers.mask_BT & (not initial), False),
         **series,
+        closing_BT=closing(policy, tokens_BT, mask_BT),
         truncated_B=~torch.isin(last_tokens(tokens_BT, mask_BT), stop_ids),
         completions=whole_texts(policy, thoughts.prompts, tokens_BT, mask_BT),
     )
@@ -262,17 +274,6 @@ def _begun(prompt: str, thought: str, tags: Tags) -> str:
 
 def _without_tags(text: str) -> str:
     return text.split(CLOSE)[0].removeprefix(OPEN)
-
-
-def _close_id(policy: Policy) -> int:
-    found = policy.thought_end_id()
-    if found is None:
-        raise WorkbenchError(
-            f"{policy.tags.close} is not one token of {policy.name!r}, so where its thinking ends can't be "
-            "seen while sampling; choose a model that thinks in tags, or leave out what needs it: answerer "
-            "'initial', answers_per_thought above 1, cross_samples."
-        )
-    return found
 
 
 def _check_count(name: str, count: int) -> None:

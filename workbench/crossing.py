@@ -264,12 +264,12 @@ class _Shelf:
         """What `work` makes of the model."""
         if isinstance(model, Initial):
             with model.opened() as policy:
-                return work(_checked(policy))
+                return work(policy)
         if not isinstance(model, str):
-            return work(_checked(model))
+            return work(model)
         self._uses_left[model] -= 1
         if model not in self._held:
-            self._held[model] = _checked(load_policy(model))
+            self._held[model] = load_policy(model)
         try:
             return work(self._held[model])
         finally:
@@ -278,15 +278,6 @@ class _Shelf:
                 gc.collect()
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
-
-
-def _checked(policy: Policy) -> Policy:
-    if policy.thought_end_id() is None:
-        raise WorkbenchError(
-            f"{CLOSE} is not one token of {policy.name!r}, so its thoughts and answers can't be told apart; "
-            f"leave it out, or take a model that thinks between {OPEN} and {CLOSE}."
-        )
-    return policy
 
 
 def _named(models: Mapping[str, Model] | Sequence[Model], kind: str) -> dict[str, Model]:

@@ -80,7 +80,7 @@ class Recipe:
     thinking: str = setting(
         "auto",
         "Whether the model thinks: as its chat template has it, or on or off where that has a switch "
-        "(enable_thinking, as Qwen3's).",
+        "(enable_thinking, as Qwen3's; thinking, as DeepSeek's).",
         choices=("auto", "on", "off"),
     )  # fmt: skip
     think_tags: str = setting(

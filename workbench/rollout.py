@@ -51,6 +51,7 @@ class Rollouts:
     log_collisions_BT: Tensor
     self_certainties_BT: Tensor
     log_peaks_BT: Tensor
+    closing_BT: Tensor  # bool: tokens with which a closing tag is complete; see `closing`
     truncated_B: Tensor  # bool: reached max_new_tokens without an end token
     completions: list[str]  # B texts, thoughts in <think> and </think>; no other special tokens
     group_size: int
@@ -143,13 +144,15 @@ def sample(
     stats: bool = True,
     use_sampler: bool = True,
     further_stops: Sequence[int] = (),
+    further_texts: Sequence[str] = (),
     engine: str | None = None,
 ) -> Rollouts:
     """Draw `group_size` completions of each prompt; temperature 0 takes the likeliest token.
 
     `seed` is a number or a CPU generator. `stats=False` leaves the five recorded series at 0.
     `use_sampler=False` decodes through the trainable model itself. `further_stops` are tokens that end a
-    completion beside the policy's own end tokens. `engine` is what decodes (`engines`), else the policy's.
+    completion beside the policy's own end tokens, `further_texts` texts beside its own stop texts. `engine`
+    is what decodes (`engines`), else the policy's.
     """
     if group_size < 1 or max_new_tokens < 1:
         raise WorkbenchError(
@@ -164,13 +167,14 @@ def sample(
     limits_B = torch.full_like(owners_B, max_new_tokens)
     stop_ids = torch.tensor([*policy.stop_ids(), *further_stops], device=ids_PL.device)
     settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
-    ended = functools.partial(says_stop, policy) if policy.stop else None
+    ends = (*policy.stop, *further_texts)
+    ended = functools.partial(says_stop, policy, ends=ends) if ends else None
     asked = Request(ids_PL, mask_PL, owners_B, limits_B, stop_ids, settings, stats, ended=ended)
     if use_sampler:
         recorded = decode_by(engine or policy.engine, policy, asked, generator)
     else:
         recorded = decode_native(policy.model, asked, generator)
-    drawn_BT, stopped_B = until_stop(policy, recorded.tokens_BT, recorded.mask_BT)
+    drawn_BT, stopped_B = until_stop(policy, recorded.tokens_BT, recorded.mask_BT, ends)
     length = int(drawn_BT.sum(1).max())
     mask_BT = drawn_BT[:, :length]
     tokens_BT = recorded.tokens_BT[:, :length].masked_fill(~mask_BT, policy.tokenizer.pad_token_id)
@@ -184,6 +188,7 @@ def sample(
         mask_BT=mask_BT,
         sampled_BT=mask_BT,
         **dict(zip(SERIES, series, strict=True)),
+        closing_BT=closing(policy, tokens_BT, mask_BT),
         truncated_B=~(torch.isin(last_tokens(tokens_BT, mask_BT), stop_ids) | stopped_B),
         completions=whole_texts(policy, texts, tokens_BT, mask_BT),
         group_size=group_size,
@@ -197,39 +202,57 @@ def last_tokens(tokens_BT: Tensor, mask_BT: Tensor) -> Tensor:
     return tokens_BT.gather(1, mask_BT.sum(1, keepdim=True) - 1).squeeze(1)
 
 
-def says_stop(policy: Policy, tokens_AT: Tensor) -> Tensor:
-    """Which rows have come to a stop text, bool (A,); one that came long ago may be missed.
+def closing(policy: Policy, tokens_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """The tokens with which a closing tag is complete, bool (B, T).
+
+    Where the tag is one token of the model these are that token, and the tag spelled in others is none.
+    Where it is not, they are found in the text: its split depends on what stands beside it, and the last
+    token may carry more (`>\\n`). That is thinking all the same, since a token can't be divided.
+    """
+    end_id = policy.thought_end_id()
+    if end_id is not None:
+        return (tokens_BT == end_id) & mask_BT
+    closing_BT = torch.zeros_like(mask_BT)
+    places = completing(policy.tokenizer, _rows_of(tokens_BT, mask_BT), policy.tags.close)
+    marks = [(b, place) for b, row in enumerate(places) for place in row]
+    if marks:
+        closing_BT[tuple(torch.tensor(marks, device=mask_BT.device).T)] = True
+    return closing_BT
+
+
+def says_stop(policy: Policy, tokens_AT: Tensor, ends: Sequence[str]) -> Tensor:
+    """Which rows have come to one of `ends`, bool (A,); one that came long ago may be missed.
 
     Only the rows whose last tokens seem to hold one are read whole, as `until_stop` does.
     """
-    recent = LOOK + max(len(text.encode()) for text in policy.stop)  # a token has a byte at least
+    recent = LOOK + max(len(text.encode()) for text in ends)  # a token has a byte at least
     tails = policy.tokenizer.batch_decode(
         tokens_AT[:, -recent:].tolist(),
         skip_special_tokens=False,
         clean_up_tokenization_spaces=False,
     )
-    rows = [a for a, tail in enumerate(tails) if any(text in tail for text in policy.stop)]
+    rows = [a for a, tail in enumerate(tails) if any(text in tail for text in ends)]
     found_A = torch.zeros(len(tokens_AT), dtype=torch.bool)
     whole = tokens_AT[rows].tolist()
-    for text in policy.stop if rows else ():
+    for text in ends if rows else ():
         for a, places in zip(rows, completing(policy.tokenizer, whole, text), strict=True):
             found_A[a] |= bool(places)
     return found_A.to(tokens_AT.device)
 
 
-def until_stop(policy: Policy, tokens_BT: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:
-    """The mask of each completion up to the token that completes a stop text, and which ones that ended.
+def until_stop(
+    policy: Policy, tokens_BT: Tensor, mask_BT: Tensor, ends: Sequence[str]
+) -> tuple[Tensor, Tensor]:
+    """The mask of each completion up to the token that completes one of `ends`, and which ones that ended.
 
     They are cut after they were drawn, whatever drew them: not every engine looks for such texts, and none
     at every token.
     """
     stopped_B = torch.zeros_like(mask_BT[:, 0])
-    if not policy.stop:
+    if not ends:
         return mask_BT, stopped_B
-    kept = zip(tokens_BT.tolist(), mask_BT.sum(1).tolist(), strict=True)
-    rows = [tokens[:count] for tokens, count in kept]
-    lengths_B = mask_BT.sum(1)
-    for text in policy.stop:
+    rows, lengths_B = _rows_of(tokens_BT, mask_BT), mask_BT.sum(1)
+    for text in ends:
         for b, places in enumerate(completing(policy.tokenizer, rows, text)):
             if places:
                 lengths_B[b] = min(int(lengths_B[b]), places[0] + 1)
@@ -249,5 +272,10 @@ def whole_texts(
 
 def texts_of(policy: Policy, tokens_BT: Tensor, mask_BT: Tensor) -> list[str]:
     """The text of each completion."""
+    return policy.decode(_rows_of(tokens_BT, mask_BT))
+
+
+def _rows_of(tokens_BT: Tensor, mask_BT: Tensor) -> list[list[int]]:
+    """The tokens of each completion, without padding."""
     kept = zip(tokens_BT.tolist(), mask_BT.sum(1).tolist(), strict=True)
-    return policy.decode([tokens[:count] for tokens, count in kept])
+    return [tokens[:count] for tokens, count in kept]

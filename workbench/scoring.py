@@ -17,7 +17,7 @@ from workbench.recipe import Recipe
 from workbench.rewards import REWARDS, compute_detailed
 from workbench.rewards.constraints import OWN
 from workbench.rollout import Rollouts, sample
-from workbench.separating import malformed_rows, thought_end
+from workbench.separating import malformed_rows
 from workbench.sources import CONSTRAINT_MODEL, JUDGE, find_model
 from workbench.thought_advantages import split_advantages
 from workbench.variants import WorkbenchError
@@ -63,7 +63,6 @@ def score(
     lowest total of its group.
     """
     started = time.perf_counter()
-    end_id = thought_end(policy, recipe)
     rollouts = draw(policy, task, rows, recipe, seed)
     sampled = time.perf_counter()
     computed = compute_detailed(recipe.reward_functions(extras), rollouts, task)
@@ -74,8 +73,8 @@ def score(
         rewards = {name: values[:, : recipe.group_size] for name, values in rewards.items()}
         notes = {name: [lines[b] for b in kept] for name, lines in notes.items()}
     total_PG = total_reward(recipe, rewards, rollouts.truncated_B)
-    if recipe.separation != "joint" and end_id is not None:
-        total_PG = lowest_where(malformed_rows(rollouts, end_id), total_PG)
+    if recipe.separation != "joint":
+        total_PG = lowest_where(malformed_rows(rollouts), total_PG)
     advantages_PG, thought_advantages_PG = advantages(recipe, arguments, rollouts, total_PG)
     ended = time.perf_counter()
     return Scored(

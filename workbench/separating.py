@@ -5,7 +5,8 @@ malformed completion (``</think>`` missing or there twice, or no answer) gets th
 group, and its thinking is trained in either stage; its answer follows the row. What the initial model
 answered (`answerer`) is never trained.
 
-Where a tokenizer has no single ``</think>`` token nothing can be told apart, and only joint can train.
+Where the closing tag is no single token of the model, it is found in the text (`rollout.closing`). A model
+that was told not to think, or has no such token and writes no tags, gives nothing to tell apart.
 """
 
 from __future__ import annotations
@@ -19,45 +20,51 @@ from workbench.models import Policy
 from workbench.recipe import Recipe
 from workbench.rollout import Rollouts
 from workbench.separation import malformed, thinking
-from workbench.variants import WorkbenchError
+from workbench.tasks.base import thinks
+from workbench.tokens import closes_thought
 
 
 @dataclass(frozen=True)
 class Separated:
     """The masks of a batch, bool; `separate` makes them."""
 
-    thinking_BT: Tensor  # all False where the tokenizer has no single </think> token
+    thinking_BT: Tensor  # all False where there is nothing to tell apart
     trained_BT: Tensor  # never beyond the batch's own mask
-    malformed_B: Tensor | None  # None where the tokenizer has no such token
+    malformed_B: Tensor | None  # None where there is nothing to tell apart
 
 
-def thought_end(policy: Policy, recipe: Recipe) -> int | None:
-    """The token that ends the thinking; WorkbenchError where the recipe needs one and there is none."""
-    end_id = policy.thought_end_id()
-    if end_id is None and recipe.separation != "joint":
-        raise WorkbenchError(
-            f"separation is {recipe.separation!r}, but the tokenizer of {policy.name!r} has no single token "
-            "</think> to part thinking from answer; choose a model that has one, or separation 'joint'."
-        )
-    return end_id
+def tells_apart(policy: Policy, recipe: Recipe, rollouts: Rollouts) -> bool:
+    """Whether thought and answer are told apart in `rollouts`: where the recipe needs it, else where the
+    model was to think, and has a token for the closing tag or some tag was written.
+    """
+    if (
+        recipe.separation != "joint"
+        or recipe.answerer == "initial"
+        or recipe.answers_per_thought > 1
+    ):
+        return True
+    if policy.thinking == "off" or all(closes_thought(p, policy.tags) for p in rollouts.prompts):
+        return False
+    return policy.thought_end_id() is not None or any(map(thinks, rollouts.completions))
 
 
-def malformed_rows(rollouts: Rollouts, end_id: int) -> Tensor:
-    """Which completions are malformed, bool (B,); a ``</think>`` spelled in other tokens does not count."""
-    ends_BT = (rollouts.completion_ids_BT == end_id) & rollouts.mask_BT
-    by_text_B = torch.tensor(malformed(rollouts.completions), device=ends_BT.device)
-    return by_text_B | (ends_BT.sum(-1) != 1)
+def malformed_rows(rollouts: Rollouts) -> Tensor:
+    """Which completions are malformed, bool (B,), by their text and by their tokens.
+
+    Where ``</think>`` is one token of the model, one spelled in other tokens does not count.
+    """
+    by_text_B = torch.tensor(malformed(rollouts.completions), device=rollouts.mask_BT.device)
+    return by_text_B | (rollouts.closing_BT.sum(-1) != 1)
 
 
 def separate(policy: Policy, recipe: Recipe, rollouts: Rollouts, late: bool) -> Separated:
     """The masks of `rollouts`; `late` says whether the separation's second stage has begun."""
     mask_BT = rollouts.mask_BT
-    end_id = thought_end(policy, recipe)
-    if end_id is None:
+    if not tells_apart(policy, recipe, rollouts):
         return Separated(torch.zeros_like(mask_BT), mask_BT, None)
-    thinking_BT = thinking(rollouts.completion_ids_BT, mask_BT, end_id)
+    thinking_BT = thinking(rollouts.closing_BT, mask_BT)
     trained_BT = recipe.variant("separation")(thinking_BT, mask_BT & ~thinking_BT, late)
-    malformed_B = malformed_rows(rollouts, end_id)
+    malformed_B = malformed_rows(rollouts)
     trained_BT = (trained_BT | (thinking_BT & malformed_B[:, None])) & rollouts.sampled_BT
     if recipe.answerer == "initial":  # of a reference's own completions the answers neither
         trained_BT = trained_BT & thinking_BT

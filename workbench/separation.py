@@ -1,8 +1,9 @@
 """Separation: which tokens of a completion get gradient, its thinking, its answer, or both.
 
 Row: ``f(thinking_BT, answer_BT, switched) -> trained_BT`` (bool). The thinking ends with the last
-``</think>``, which is part of it; the answer is every token after. Rows with parameters have two stages;
-the parameters belong to the rule that ends the first one (`switched`), not to the row's function.
+``</think>``, or with the token that completes it, which is part of it; the answer is every token after.
+Rows with parameters have two stages; the parameters belong to the rule that ends the first one
+(`switched`), not to the row's function.
 
 With the answer regarded as the environment's noise, sum_t A grad log pi(thinking token t) is the policy
 gradient of the thinking alone, so a masked answer is not a bias but another objective: START (Li, Pang, Yu
@@ -61,14 +62,13 @@ def reversed_(thinking_BT: Tensor, answer_BT: Tensor, switched: bool) -> Tensor:
     return thinking_BT | answer_BT if switched else answer_BT
 
 
-def thinking(tokens_BT: Tensor, mask_BT: Tensor, end_id: int) -> Tensor:
-    """The thinking of each completion, bool (B, T): up to and including its last `end_id`.
+def thinking(closing_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """The thinking of each completion, bool (B, T): up to and including its last token in `closing_BT`.
 
     A completion without one is all thinking: cut off inside its thought, it never came to an answer.
     """
-    ends_BT = (tokens_BT == end_id) & mask_BT
-    to_come_BT = ends_BT.flip(-1).cumsum(-1).flip(-1) > 0  # an end here or later
-    return (to_come_BT | ~ends_BT.any(-1, keepdim=True)) & mask_BT
+    to_come_BT = closing_BT.flip(-1).cumsum(-1).flip(-1) > 0  # an end here or later
+    return (to_come_BT | ~closing_BT.any(-1, keepdim=True)) & mask_BT
 
 
 def malformed(completions: Sequence[str]) -> list[bool]:

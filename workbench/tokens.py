@@ -20,7 +20,8 @@ from workbench.variants import WorkbenchError, unknown
 Messages = Sequence[dict[str, str]]
 
 THINKING = ("auto", "on", "off")
-SWITCH = "enable_thinking"  # the variable by which templates are told to think or not (Qwen3's)
+# The variables by which templates are told to think or not: Qwen3's, and Granite's and DeepSeek's.
+SWITCHES = ("enable_thinking", "thinking")
 # For tokenizers without a chat template: the messages' text, one below the other.
 PLAIN_TEMPLATE = (
     "{{ bos_token or '' }}{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
@@ -74,13 +75,16 @@ def template_of(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def check_thinking(tokenizer: PreTrainedTokenizerBase, name: str, thinking: str) -> None:
-    """Refuse to switch what the chat template has no switch for."""
+    """Refuse to switch what the chat template has no switch for: with one, on and off differ."""
     if thinking not in THINKING:
         raise WorkbenchError(unknown("thinking", thinking, THINKING))
-    if thinking != "auto" and not re.search(rf"\b{SWITCH}\b", template_of(tokenizer)):
+    if thinking == "auto":
+        return
+    asked = [{"role": "user", "content": _MARK}]
+    if render(tokenizer, asked, name, "on") == render(tokenizer, asked, name, "off"):
         raise WorkbenchError(
             f"thinking is {thinking!r}, but the chat template of {name!r} has no switch for it "
-            f"({SWITCH}); set thinking to 'auto'."
+            f"({' or '.join(SWITCHES)}); set thinking to 'auto'."
         )
 
 
@@ -110,10 +114,10 @@ def render(
 
 
 def _filled(tokenizer: PreTrainedTokenizerBase, messages: Messages, thinking: str) -> str:
-    switch = {} if thinking == "auto" else {SWITCH: thinking == "on"}
+    switches = {} if thinking == "auto" else dict.fromkeys(SWITCHES, thinking == "on")
     return str(
         tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=True, **switch
+            list(messages), tokenize=False, add_generation_prompt=True, **switches
         )
     )
 
@@ -166,6 +170,11 @@ def opens_thought(prompt: str, tags: Tags) -> bool:
     return prompt.rstrip().endswith(tags.open)
 
 
+def closes_thought(prompt: str, tags: Tags) -> bool:
+    """Whether the prompt ends behind a thought that the template has closed, so that nobody is to think."""
+    return prompt.rstrip().endswith(tags.close)
+
+
 def in_common_tags(text: str, tags: Tags) -> str:
     """`text` with THINK_TAGS in place of the model's own."""
     if tags == THINK_TAGS:
@@ -176,14 +185,20 @@ def in_common_tags(text: str, tags: Tags) -> str:
 def completing(
     tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[int]], wanted: str
 ) -> list[list[int]]:
-    """The places in each row of the tokens with which `wanted` becomes complete in the text."""
-    found = []
-    for parts in pieces(tokenizer, rows):
-        text, places, at = "".join(parts), [], 0
-        ends = [match.end() for match in re.finditer(re.escape(wanted), text)]
+    """The places in each row of the tokens with which `wanted` becomes complete in the text.
+
+    Such a token may carry text beyond it, as `>\\n` does where `</think>` is wanted.
+    """
+    texts = tokenizer.batch_decode(
+        [list(row) for row in rows], skip_special_tokens=False, clean_up_tokenization_spaces=False
+    )
+    found: list[list[int]] = [[] for _ in rows]
+    holding = [number for number, text in enumerate(texts) if wanted in text]
+    for number, parts in zip(holding, pieces(tokenizer, [rows[n] for n in holding]), strict=True):
+        ends = [match.end() for match in re.finditer(re.escape(wanted), texts[number])]
+        at = 0
         for place, part in enumerate(parts):
             before, at = at, at + len(part)
             if any(before < end <= at for end in ends):
-                places.append(place)
-        found.append(places)
+                found[number].append(place)
     return found

@@ -67,7 +67,7 @@ from workbench.seeds import (
     seeded_dropout,
     step_seed,
 )
-from workbench.separating import separate, thought_end
+from workbench.separating import separate
 from workbench.thought_advantages import token_advantages
 from workbench.variants import WorkbenchError
 
@@ -107,7 +107,7 @@ class Report:
     total_PG: Tensor
     advantages_PG: Tensor
     thought_advantages_PG: Tensor  # of the thinking tokens
-    thinking_BT: Tensor  # bool: up to the last </think>; nowhere where that is not one token
+    thinking_BT: Tensor  # bool: up to the last </think>; nowhere where nothing is told apart
     trained_BT: Tensor  # bool: the tokens that may get gradient
     notes: dict[str, list[str]] = field(default_factory=dict)  # reward -> a line on each completion
     successes_P: list[int] = field(default_factory=list)  # K of each prompt drawn; [] if not known
@@ -145,7 +145,6 @@ def prepare(recipe: Recipe) -> State:
     )
     switch_recomputing(policy.model, recipe.gradient_checkpointing, policy.device)
     check_judge(recipe)
-    thought_end(policy, recipe)  # refuses a separation that the tokenizer can't carry out
     task = recipe.make_task()
     count = len(held_out := task.dataset("eval"))
     eval_rows = [held_out[i] for i in range(min(recipe.eval_prompts, count))]
@@ -172,7 +171,7 @@ def train_step(state: State, recipe: Recipe, *, measure_kl: bool = False) -> Rep
     all tokens and of the answers' alone; present where the reference was run), these without what the initial
     model answered; train/trains_thinking and train/trains_answer (1 or 0: what the stage trains),
     train/trained_share (of the tokens), rollout/malformed (share without one </think> and an answer after it;
-    where that is one token); train/loss, train/anchor_loss (the part of it that is beta * anchor; 0 where the
+    where told apart); train/loss, train/anchor_loss (the part of it that is beta * anchor; 0 where the
     anchor acts through the reward), train/grad_norm (before clipping), train/ratio_gap (mean
     |ratio - 1|), train/sampler_weight and train/sampler_cut (mean weight of the sampler's correction and
     share at its cap; where there is one), train/learning_rate, train/beta, train/alpha and

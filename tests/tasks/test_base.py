@@ -3,7 +3,7 @@
 import pytest
 
 from workbench.tasks import TASKS
-from workbench.tasks.base import NO_ANSWER, QUOTED, UNREAD, known_means, quoted
+from workbench.tasks.base import NO_ANSWER, QUOTED, UNREAD, known_means, quoted, thinks
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,20 @@ from workbench.tasks.base import NO_ANSWER, QUOTED, UNREAD, known_means, quoted
 def test_what_is_quoted_is_short_and_on_one_line(text, said):
     assert quoted(text) == said
     assert len(said) <= QUOTED + 3
+
+
+@pytest.mark.parametrize(
+    ("text", "tagged"),
+    [
+        ("<think>3", True),
+        ("3</think>4", True),
+        ("<think>3</think>4", True),
+        ("", False),
+        ("<answer>4", False),
+    ],
+)
+def test_a_tag_says_that_there_is_thinking(text, tagged):
+    assert thinks(text) == tagged
 
 
 @pytest.mark.parametrize("name", TASKS)

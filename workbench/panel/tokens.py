@@ -60,7 +60,7 @@ CHOICES = (NONE, GRADIENT, *SCALES)
 SHADES = 8  # the palest of them is no colour
 MASKED, THINKING, ANSWER = "wb-t-off", "wb-t-thinking", "wb-t-answer"
 MEANINGS = {THINKING: "thinking, trained", ANSWER: "answer, trained", MASKED: "masked: no gradient"}
-UNDIVIDED = {ANSWER: "trained (this model has no </think>)", MASKED: MEANINGS[MASKED]}
+UNDIVIDED = {ANSWER: "trained (no </think> here)", MASKED: MEANINGS[MASKED]}
 EVEN = "wb-t0"
 NOISE = 1e-3  # of the scale's length; what is nearer to its middle counts as on it
 # Direction marks would turn the text after them around, so they are named instead of obeyed.

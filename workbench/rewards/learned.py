@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from workbench.rewards.classifying import conversation_ids, load_classifier, logits_of, room_of
-from workbench.tasks.base import after_thinking
+from workbench.tasks.base import after_thinking, thinks
 from workbench.variants import WorkbenchError
 
 if TYPE_CHECKING:
@@ -114,11 +114,8 @@ def answers_of(rollouts: Rollouts) -> list[str | None]:
     mark of thinking, the policy does not think, and all that it writes is answer; so it is after a prompt
     that has closed the thinking already, as templates do where thinking is off.
     """
-    marks = ("<think>", "</think>")
-    thinks = any(
-        mark in text for text in (*rollouts.prompts, *rollouts.completions) for mark in marks
-    )
-    closes_P = [thinks and not text.rstrip().endswith("</think>") for text in rollouts.prompts]
+    tagged = any(map(thinks, (*rollouts.prompts, *rollouts.completions)))
+    closes_P = [tagged and not text.rstrip().endswith("</think>") for text in rollouts.prompts]
     return [
         (after_thinking(text) or None)
         if text.count("</think>") == closes_P[b // rollouts.G]

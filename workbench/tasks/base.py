@@ -51,6 +51,11 @@ class Task(Protocol):
         """Whether two answers are one in the checker's eyes; never for a text it can't read as an answer."""
 
 
+def thinks(text: str) -> bool:
+    """Whether a tag of thinking stands in it."""
+    return "<think>" in text or "</think>" in text
+
+
 def after_thinking(completion: str) -> str:
     """The text after the last ``</think>``, stripped; all of it when there is no thinking.
 
@@ -68,7 +73,7 @@ def knows_truth(task: Any) -> bool:
 
 def before_answer(completion: str) -> str:
     """The thinking: the text before the last ``</think>``, without its tags; empty where there is none."""
-    if "<think>" not in completion and "</think>" not in completion:
+    if not thinks(completion):
         return ""
     return completion.rsplit("</think>", 1)[0].replace("<think>", "").strip()
 
