@@ -1,8 +1,9 @@
 """Chat templates in the form of six families: switches, roles, opened thoughts, tags, ends of a turn."""
 
+import random
+
 import pytest
 
-from workbench import tokens
 from workbench.tiny.tokenizer import build_tokenizer
 from workbench.tokens import (
     OTHER_TAGS,
@@ -246,8 +247,26 @@ def test_a_closing_tag_of_several_tokens_ends_with_the_token_that_completes_it()
     assert completing(Letters(), rows, "</think>") == [[3], [3], [2, 6], [], [0], []]
 
 
-def test_texts_without_what_is_wanted_are_not_taken_to_pieces(monkeypatch):
-    seen = []
-    monkeypatch.setattr(tokens, "pieces", lambda tokenizer, rows: seen.extend(rows) or [])
-    assert completing(Letters(), [[0, 1, 2, 5], [0], []], "</think>") == [[], [], []]
-    assert seen == []
+def test_each_place_is_found_in_few_looks(monkeypatch):
+    """Against every beginning of the row; texts without what is wanted are not looked at again."""
+    generator = random.Random(0)
+    rows = [[generator.choice((0, 1, 1, 2, 2, 3, 4)) for _ in range(200)] for _ in range(30)]
+    several = 0
+    for row, places in zip(rows, completing(Letters(), rows, "</think>"), strict=True):
+        counts = [Letters().decode(row[:n]).count("</think>") for n in range(201)]
+        assert places == [n for n in range(200) if counts[n + 1] > counts[n]]
+        several += len(places) > 1
+    assert several > 20
+    looks = []
+    decode = Letters.decode
+    monkeypatch.setattr(
+        Letters, "batch_decode", lambda self, rows, **_: [decode(self, r) for r in rows]
+    )
+    monkeypatch.setattr(
+        Letters, "decode", lambda self, ids, **_: looks.append(0) or decode(self, ids)
+    )
+    assert completing(Letters(), [[0] * 500, [0] * 250 + [1, 2, 3] + [5] * 250], "</think>") == [
+        [],
+        [252],
+    ]
+    assert len(looks) <= 10

@@ -7,14 +7,13 @@ end of the prompt (as DeepSeek-R1's distilled models have it); a completion then
 
 from __future__ import annotations
 
-import re
+import bisect
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from jinja2.exceptions import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from workbench.pieces import pieces
 from workbench.variants import WorkbenchError, unknown
 
 Messages = Sequence[dict[str, str]]
@@ -189,16 +188,16 @@ def completing(
 
     Such a token may carry text beyond it, as `>\\n` does where `</think>` is wanted.
     """
-    texts = tokenizer.batch_decode(
-        [list(row) for row in rows], skip_special_tokens=False, clean_up_tokenization_spaces=False
-    )
-    found: list[list[int]] = [[] for _ in rows]
-    holding = [number for number, text in enumerate(texts) if wanted in text]
-    for number, parts in zip(holding, pieces(tokenizer, [rows[n] for n in holding]), strict=True):
-        ends = [match.end() for match in re.finditer(re.escape(wanted), texts[number])]
-        at = 0
-        for place, part in enumerate(parts):
-            before, at = at, at + len(part)
-            if any(before < end <= at for end in ends):
-                found[number].append(place)
+    plain = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
+    texts = tokenizer.batch_decode([list(row) for row in rows], **plain)
+    found = []
+    for row, text in zip(rows, texts, strict=True):
+
+        def complete(length: int, row: Sequence[int] = row) -> int:
+            return str(tokenizer.decode(list(row[:length]), **plain)).count(wanted)
+
+        # A longer beginning of the row holds no fewer, so each place is found by halving.
+        lengths, counts = range(len(row) + 1), range(1, text.count(wanted) + 1)
+        places = {bisect.bisect_left(lengths, count, key=complete) - 1 for count in counts}
+        found.append(sorted(places))
     return found
