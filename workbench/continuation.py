@@ -2,7 +2,7 @@
 
     1. `think` samples like `rollout.sample`, but a completion also ends at `</think>`, or with the token
        that completes it where it is no single token of the model (`rollout.closing`). Such a thought is
-       cut after it was drawn: what came after costs time and counts nowhere.
+       drawn on to the next look for texts that end it, and cut.
     2. `answer` goes on from there: prompt and thought are one left-padded prompt, and what several of
        them begin with is run through the model once (`packing`).
     3. Thought and answer are put together to whole completions, each with what was recorded when it was
