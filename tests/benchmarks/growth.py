@@ -1,23 +1,23 @@
 """How a step's time grows with group size and length: python -m tests.benchmarks.growth [--out F] [--plot F]
 
-Steps as in `full_step`, none of whose completions ends, on one policy with a merged copy; the sizes take
-turns within each round, and the first round does not count. One table over the group size, one over the
-length: seconds of a step, of sampling and of the update, seconds per token drawn, and the exponent of each
-between neighbours, log(t2 / t1) / log(x2 / x1): 1 is linear. "work" is the exponent of a step's
-multiply-adds, attention's included; what lies well above it is a jump that isn't attention's. `--out` writes
-JSON, `--plot` a page.
+Steps as in `full_step`, none of whose completions ends, on one policy with a merged copy; sizes take turns
+within each round, the first round does not count, and of the others the least is taken: what other work on
+the machine adds is noise. One table over the group size, one over the length: seconds of a step, processor
+seconds, those of sampling and of the update, milliseconds per token drawn, and the exponent of each between
+neighbours, log(t2 / t1) / log(x2 / x1): 1 is linear. "work" is the exponent of a step's multiply-adds,
+attention's included; what lies well above it is a jump that isn't attention's. `--out` writes JSON, `--plot`
+a page.
 """
 
 import dataclasses
 import math
-import statistics
 from pathlib import Path
 
 from tests.benchmarks.common import Clocks  # first: it sets the hub offline
 from tests.benchmarks.full_step import about, parser, prepared, workbench_step, write
 
 AXES = {"group_size": "completions of a prompt", "max_new_tokens": "new tokens"}
-TIMES = ("step_s", "sample_s", "update_s", "work")
+TIMES = ("step_s", "cpu_s", "sample_s", "update_s", "work")
 
 
 def multiply_adds(policy, rollouts):
@@ -49,9 +49,9 @@ def grow(state, recipe, axis, sizes, rounds):
             reports[size].append(clocks.time(size, step))
     rows = []
     for size, made in reports.items():
-        wall, cpu = clocks.medians(size)
+        wall, cpu = (min(clock[size][1:]) for clock in (clocks.wall, clocks.cpu))
         parts = {
-            f"{part}_s": statistics.median(each.metrics[f"time/{part}"] for each in made[1:])
+            f"{part}_s": min(each.metrics[f"time/{part}"] for each in made[1:])
             for part in ("sample", "update")
         }
         work = multiply_adds(state.policy, made[-1].rollouts)
@@ -69,7 +69,7 @@ def grow(state, recipe, axis, sizes, rounds):
 def table(axis, rows):
     """The rows as text; exponents are those from the row above."""
     lines = [
-        f"{axis:>14} {'step s':>8} {'sample s':>8} {'update s':>8} {'ms/token':>8}   "
+        f"{axis:>14} {'step s':>8} {'CPU s':>8} {'sample s':>8} {'update s':>8} {'ms/token':>8}   "
         + " ".join(f"{name.removesuffix('_s'):>7}" for name in TIMES)
     ]
     for row in rows:
@@ -88,7 +88,9 @@ def plot(found, path):
     for column, axis in enumerate(AXES, 1):
         rows = found[axis]
         scale = rows[0]["step_s"] / rows[0]["work"]
-        for color, name in zip(("black", "steelblue", "indianred", "gray"), TIMES, strict=True):
+        for color, name in zip(
+            ("black", "darkgray", "steelblue", "indianred", "gray"), TIMES, strict=True
+        ):
             work = name == "work"
             figure.add_scatter(
                 x=[row[axis] for row in rows],
