@@ -21,17 +21,21 @@ TIMES = ("step_s", "cpu_s", "sample_s", "update_s", "work")
 
 
 def multiply_adds(policy, rollouts):
-    """Of one pass over prompts and completions, each prompt once: the matrices, and attention's products."""
+    """Of a step: a pass that samples, one of the reference and three of the update, each prompt once.
+
+    Attention while sampling meets the keys there are; the other passes take whole rows of keys and mask them.
+    """
     from torch import nn
 
     model, (P, G, T) = policy.sampler(), (rollouts.P, rollouts.G, rollouts.T)
     config = model.config
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    per_pair = 2 * config.num_hidden_layers * config.num_attention_heads * size
     weights = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear))
     L = float(rollouts.prompt_mask_PL.sum(1).float().mean())
-    pairs = P * L * L / 2 + P * G * (T * L + T * T / 2)  # of a query and a key
-    attention = 2 * config.num_hidden_layers * config.num_attention_heads * size * pairs
-    return weights * P * (L + G * T) + attention
+    sampling = P * L * L + P * G * T * (L + T / 2)  # pairs of a query and a key
+    reading = P * L * L + P * G * T * (L + T)
+    return 5 * weights * P * (L + G * T) + per_pair * (sampling + 4 * reading)
 
 
 def grow(state, recipe, axis, sizes, rounds):
