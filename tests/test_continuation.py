@@ -313,6 +313,34 @@ def test_answers_to_thoughts_cut_by_text_keep_the_exact_distribution(policy_of):
     assert chi_square < cells + 4 * (2 * cells) ** 0.5  # mean + 4 standard deviations
 
 
+@pytest.mark.parametrize("tokens", [12, LOOK + 6])
+def test_a_stop_text_ends_thoughts_and_answers(policy_of, tokens):
+    """The same draws with and without it: it cuts them, and what it ended is not truncated."""
+    found = []
+    for stopping in (False, True):
+        policy = policy_of()
+        (number, _), (_, stop), *_ = signs(policy)
+        policy.thought_end_id = lambda known=number: known
+        policy.stop = (stop,) if stopping else ()
+        found.append(both(policy, per_thought=2, tokens=tokens, temperature=1.5, group_size=20))
+    (_, free), (thoughts, cut) = found
+    kinds = set()
+    for b in range(free.B):
+        ids = ids_of(free, b)
+        texts = policy.tokenizer.batch_decode([[token] for token in ids])
+        at = next((n for n, text in enumerate(texts) if text == stop), None)
+        assert ids_of(cut, b) == (ids if at is None else ids[: at + 1])
+        assert bool(cut.truncated_B[b]) == (at is None and bool(free.truncated_B[b]))
+        kinds.add((at is not None, number in ids_of(thoughts, b // 2)))
+    assert len(kinds) == 4  # by whether it ended, in thought or answer
+    given = policy.decode([ids_of(cut, b) for b in range(cut.B)])
+    assert cut.completions == given
+    policy.stop = ("+",)
+    texts = answer_texts(policy, PROMPTS, ["1"] * 4, per_thought=9, max_new_tokens=12, seed=0)
+    said = [text.removeprefix("<think>1</think>") for several in texts for text in several]
+    assert all("+" not in text[:-1] for text in said) and any(text[-1:] == "+" for text in said)
+
+
 def test_a_given_thought_is_closed_by_the_spelled_tag(spelling_world):
     policy = load_policy(spelling_world(), quantize="none", lora_rank=4, device="cpu")
     thoughts = ["3*8=24", "", "1<", "12+3 7"]

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,7 +40,9 @@ from workbench.rollout import (
     closing,
     last_tokens,
     sample,
+    says_stop,
     texts_of,
+    until_stop,
     whole_texts,
 )
 from workbench.tokens import THINK_TAGS, Tags, opens_thought
@@ -103,7 +106,7 @@ def answer(
 
     Rows are in the order prompt, thought, answer, so the group size is K * per_thought. Thought and answer
     together have at most `thoughts.max_new_tokens` tokens; a completion that reaches them without an end
-    token is truncated. A thought that never closes stays as it is, and is repeated like the others.
+    token or stop text is truncated. A thought that never closes stays as it is, repeated like the others.
 
     With `initial` the answerer is the model with its adapter off; those tokens are not in `sampled_BT`,
     and what is recorded for them is the initial model's.
@@ -120,8 +123,12 @@ def answer(
         for _ in range(per_thought)
     ]
     settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
-    recorded = _continue(policy, contexts, limits_B, settings, seed, initial, stats)
-    return _stitched(policy, repeated, recorded, initial)
+    recorded, stopped_B = _continue(policy, contexts, limits_B, settings, seed, initial, stats)
+    stop_ids = torch.tensor(policy.stop_ids(), device=stopped_B.device)
+    whole = _stitched(policy, repeated, recorded, initial)
+    stopped_B |= torch.isin(last_tokens(whole.completion_ids_BT, whole.mask_BT), stop_ids)
+    truncated_B = torch.where(closed_B, ~stopped_B, repeated.truncated_B)
+    return dataclasses.replace(whole, truncated_B=truncated_B)
 
 
 def think_texts(
@@ -176,7 +183,7 @@ def answer_texts(
     contexts = [context for context in encoded for _ in range(per_thought)]
     limits_B = torch.full((len(contexts),), max_new_tokens, device=policy.device)
     settings = {"temperature": temperature, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
-    recorded = _continue(policy, contexts, limits_B, settings, seed, initial=False, stats=False)
+    recorded, _ = _continue(policy, contexts, limits_B, settings, seed, initial=False, stats=False)
     answers = iter(texts_of(policy, recorded.tokens_BT, recorded.mask_BT))
     return [
         [f"{OPEN}{thought}{CLOSE}{next(answers)}" for _ in range(per_thought)]
@@ -192,11 +199,14 @@ def _continue(
     seed: int | torch.Generator,
     initial: bool,
     stats: bool,
-) -> Recorded:
-    """Sample on after each of B contexts, by at most `limits_B` tokens; equal contexts are run once."""
+) -> tuple[Recorded, Tensor]:
+    """Sample on after each of B contexts, by at most `limits_B` tokens; equal contexts are run once.
+
+    Beside it which of them a stop text ended, bool (B,).
+    """
     limits = limits_B.tolist()
     if not any(limits):
-        return Recorded.empty(len(limits), 0, limits_B.device)
+        return Recorded.empty(len(limits), 0, limits_B.device), torch.zeros_like(limits_B).bool()
     numbers: dict[tuple[int, ...], int] = {}
     owners = [
         numbers.setdefault(tuple(context), len(numbers)) if limit else 0
@@ -206,10 +216,13 @@ def _continue(
     owners_B = torch.tensor(owners, device=ids_CL.device)
     stop_ids = torch.tensor(policy.stop_ids(), device=ids_CL.device)
     begin = shared_prefill if can_replace(policy.model) else prefill
-    asked = Request(ids_CL, mask_CL, owners_B, limits_B, stop_ids, settings, stats, begin)
+    ended = functools.partial(says_stop, policy, ends=policy.stop) if policy.stop else None
+    asked = Request(ids_CL, mask_CL, owners_B, limits_B, stop_ids, settings, stats, begin, ended)
     answerer = policy.holding(policy.base_adapter()) if initial else contextlib.nullcontext()
     with answerer:
-        return decode_by(policy.engine, policy, asked, _generator(seed))
+        drawn = decode_by(policy.engine, policy, asked, _generator(seed))
+    kept_BT, stopped_B = until_stop(policy, drawn.tokens_BT, drawn.mask_BT, policy.stop)
+    return dataclasses.replace(drawn, mask_BT=kept_BT), stopped_B
 
 
 def _stitched(policy: Policy, thoughts: Rollouts, answers: Recorded, initial: bool) -> Rollouts:
@@ -231,7 +244,6 @@ def _stitched(policy: Policy, thoughts: Rollouts, answers: Recorded, initial: bo
         name: joined(getattr(thoughts, name), answer_BS, 0.0)
         for name, answer_BS in zip(SERIES, answers.statistics_5BT, strict=True)
     }
-    stop_ids = torch.tensor(policy.stop_ids(), device=tokens_BT.device)
     return dataclasses.replace(
         thoughts,
         completion_ids_BT=tokens_BT,
@@ -239,7 +251,6 @@ def _stitched(policy: Policy, thoughts: Rollouts, answers: Recorded, initial: bo
         sampled_BT=joined(thoughts.sampled_BT, answers.mask_BT & (not initial), False),
         **series,
         closing_BT=closing(policy, tokens_BT, mask_BT),
-        truncated_B=~torch.isin(last_tokens(tokens_BT, mask_BT), stop_ids),
         completions=whole_texts(policy, thoughts.prompts, tokens_BT, mask_BT),
     )
 

@@ -3,11 +3,14 @@
 The models are stand-ins (`standins`): the real architectures, tokens and templates with random weights.
 """
 
+import itertools
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from workbench import runs
+from workbench.crossing import held_out_post_pre
 from workbench.models import load_policy
 from workbench.reading import read
 from workbench.recipe import Recipe
@@ -130,6 +133,41 @@ def test_one_step_with_an_anchor_agrees_with_the_sampler_and_moves_the_adapter(
     after = state.policy.state()
     assert all(torch.isfinite(value).all() for value in after.values())
     assert all(not torch.equal(before[name], after[name]) for name in after)
+
+
+def tag_within(policy, rollouts):
+    """The text of two tokens in a row amid a completion, visible and without spaces."""
+    rows = [
+        ids[on].tolist()
+        for ids, on in zip(rollouts.completion_ids_BT, rollouts.mask_BT, strict=True)
+    ]
+    texts = [
+        policy.tokenizer.decode(pair) for row in rows for pair in itertools.pairwise(row[2:12])
+    ]
+    fit = [text for text in texts if text.isascii() and text.isprintable() and len(text) > 1]
+    return next(text for text in fit if " " not in text and "<" not in text)
+
+
+@pytest.mark.parametrize("parted", [{"separation": "thinking_only"}, {"answerer": "initial"}])
+def test_thoughts_that_close_in_several_tokens_are_trained_apart(standin, parted):
+    """Qwen2.5 has no token for the tags; a text that its stand-in writes closes thoughts here."""
+    plain = small_recipe(standin("qwen2.5"), "none").replace(max_new_tokens=20, device="cpu")
+    state = prepare(plain)
+    close = tag_within(state.policy, train_step(state, plain).rollouts)
+    recipe = plain.replace(
+        think_tags=f"<t> {close}", answers_per_thought=2, group_size=8, cross_samples=2, **parted
+    )
+    state = prepare(recipe)
+    assert state.policy.thought_end_id() is None
+    report = train_step(state, recipe)
+    rollouts, thinking_BT = report.rollouts, report.thinking_BT
+    closed_B = rollouts.closing_BT.any(1)
+    assert 0 < report.metrics["rollout/malformed"] < 1 and report.metrics["train/mismatch"] < 1e-4
+    assert closed_B.tolist() == ["</think>" in text for text in rollouts.completions]
+    assert torch.equal(report.trained_BT, thinking_BT)
+    assert torch.equal((thinking_BT == rollouts.mask_BT).all(1), ~closed_B)
+    found = held_out_post_pre(state, recipe)
+    assert set(found) >= {"eval/post_post", "eval/post_pre"}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
