@@ -73,6 +73,19 @@ def test_shares_as_percent(share, text):
 # ------------------------------------------------------------------ nothing is learned
 
 
+def test_no_signal_for_want_of_thoughts_is_told_where_they_count():
+    """Under joint a missing thought costs nothing, so there it is no reason."""
+    known = DEAD | {"rollout/malformed": 1.0, "groups/solved_all": 0.0, "groups/solved_none": 1.0}
+    ((wrong, text),) = said(known, R.replace(separation="start"))
+    assert wrong and "no completion closed a thought once and then answered" in text
+    assert "separation 'start'" in text and "train 'joint'" in text
+    assert "not one of the 16 completions" in said(known)[0][1]
+    nearly = known | {"rollout/malformed": 0.9}
+    assert "not one of the 16 completions" in said(nearly, R.replace(separation="start"))[0][1]
+    table = pd.DataFrame([known] * RECENT)
+    assert "closed a thought" in standing(table, R.replace(separation="start"))[0]
+
+
 def test_steps_that_change_nothing_are_told_at_the_fifth_with_the_reason():
     watch = Watch()
     dead = DEAD | {"groups/solved_all": 0.0, "groups/solved_none": 1.0}

@@ -29,8 +29,8 @@ MENDED = 0.05  # share under which it may be said again later
 MANY = 0.5  # share of groups without signal, or of completions cut, that explains a small loss
 NEAR = 0.01  # size under which a loss is near 0
 LOW_RATE = 1e-5  # learning rate under which a low-rank update hardly moves
-READ = ("rollout/truncated", "groups/zero_signal", "groups/solved_all", "groups/solved_none",
-        "reward_std/total", "train/trained_share", "train/beta", "train/loss", "train/grad_norm")  # fmt: skip
+READ = ("rollout/truncated", "rollout/malformed", "groups/zero_signal", "groups/solved_all",
+        "groups/solved_none", "reward_std/total", "train/trained_share", "train/beta", "train/loss", "train/grad_norm")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,14 @@ def _no_signal(known: Record, recipe: Recipe) -> Remark | None:
         if _at(known, "train/beta")
         else "Loss and gradient are 0."
     )
-    return Remark(f"No group had signal: {_cause(solved, failed, recipe)} {rest}", wrong=True)
+    cause = (
+        f"no completion closed a thought once and then answered, and separation {recipe.separation!r} gives "
+        "such the lowest reward of their group. Ask for <think> and </think> in the task's prompt, take a "
+        "model that thinks, or train 'joint'."
+        if recipe.separation != "joint" and _at(known, "rollout/malformed") == 1
+        else _cause(solved, failed, recipe)
+    )
+    return Remark(f"No group had signal: {cause} {rest}", wrong=True)
 
 
 def _cause(solved: float | None, failed: float | None, recipe: Recipe) -> str:
