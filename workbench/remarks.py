@@ -30,7 +30,8 @@ MANY = 0.5  # share of groups without signal, or of completions cut, that explai
 NEAR = 0.01  # size under which a loss is near 0
 LOW_RATE = 1e-5  # learning rate under which a low-rank update hardly moves
 READ = ("rollout/truncated", "rollout/malformed", "groups/zero_signal", "groups/solved_all",
-        "groups/solved_none", "reward_std/total", "train/trained_share", "train/beta", "train/loss", "train/grad_norm")  # fmt: skip
+        "groups/solved_none", "reward_std/total", "train/trained_share", "train/beta", "train/loss",
+        "train/grad_norm")  # fmt: skip
 
 
 @dataclass(frozen=True)
