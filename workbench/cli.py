@@ -50,7 +50,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    command = commands.add_parser("demo", help="train two arms on a tiny model, two to five minutes")
+    command = commands.add_parser(
+        "demo", help="train two arms on a tiny model, two to five minutes"
+    )
     command.add_argument("--steps", type=int, help="optimiser steps of each arm")
     command.add_argument("--out", help="folder of the runs and the page (default: under runs/)")
     command.add_argument("--seed", type=int, default=0, help="seed of both arms (default: 0)")
