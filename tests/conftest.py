@@ -12,15 +12,10 @@ def pytest_configure(config):
     config.option.loadscopereorder = False
 
 
-@pytest.fixture(scope="session")
-def toy_world(tmp_path_factory):
-    """A folder with a random one-layer model that speaks the tiny world's vocabulary."""
+def one_layer(tokenizer, **fields):
+    """A random one-layer model for `tokenizer`, the same every time."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from workbench.tiny.tokenizer import build_tokenizer
-
-    folder = tmp_path_factory.mktemp("toy") / "toy-model"
-    tokenizer = build_tokenizer()
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=64,
@@ -28,18 +23,34 @@ def toy_world(tmp_path_factory):
         num_hidden_layers=1,
         num_attention_heads=2,
         num_key_value_heads=1,
-        max_position_embeddings=128,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
-        tie_word_embeddings=True,
-        initializer_range=0.2,
+        **fields,
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        LlamaForCausalLM(config).save_pretrained(folder)
+        return LlamaForCausalLM(config)
+
+
+def saved(model, tokenizer, folder):
+    """The path of `folder`, which then holds both."""
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
+
+
+PEAKED = {"tie_word_embeddings": True, "initializer_range": 0.2}
+
+
+@pytest.fixture(scope="session")
+def toy_world(tmp_path_factory):
+    """A folder with a random one-layer model that speaks the tiny world's vocabulary."""
+    from workbench.tiny.tokenizer import build_tokenizer
+
+    tokenizer = build_tokenizer()
+    model = one_layer(tokenizer, max_position_embeddings=128, **PEAKED)
+    return saved(model, tokenizer, tmp_path_factory.mktemp("toy") / "toy-model")
 
 
 @pytest.fixture(scope="session")
@@ -48,31 +59,15 @@ def toy_scribe(tmp_path_factory):
 
     It never thinks: it writes some words, a mark now and then, and ends after a handful.
     """
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     from workbench.tasks.lexicon import WORDS
     from workbench.tiny.tokenizer import LINES_WORDS, build_tokenizer
 
-    folder = tmp_path_factory.mktemp("toy") / "toy-scribe"
     tokenizer = build_tokenizer(LINES_WORDS)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=64,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=256,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        tie_word_embeddings=False,
-        initializer_range=0.1,
+    model = one_layer(
+        tokenizer, max_position_embeddings=256, tie_word_embeddings=False, initializer_range=0.1
     )
     wanted = {f" {word}": 0.0 for word in WORDS} | {tokenizer.eos_token: 0.9, ".": 0.3}
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(0)
-        model = LlamaForCausalLM(config)
+    with torch.no_grad():
         # One coordinate of the stream is the same for all tokens, so that its column in the head is a bias.
         model.model.embed_tokens.weight *= 10
         model.model.embed_tokens.weight[:, 0] = 6.0
@@ -80,9 +75,7 @@ def toy_scribe(tmp_path_factory):
         model.lm_head.weight[:, 0] = -4.0
         for token, bias in wanted.items():
             model.lm_head.weight[tokenizer.convert_tokens_to_ids(token), 0] = bias
-        model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
+    return saved(model, tokenizer, tmp_path_factory.mktemp("toy") / "toy-scribe")
 
 
 @pytest.fixture(scope="session")
@@ -93,7 +86,7 @@ def spelling_world(tmp_path_factory):
     joins a line break or a 7 after it.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     from workbench.tiny.tokenizer import BOS, CHAT_TEMPLATE, END, PAD, ROLES
 
@@ -117,26 +110,8 @@ def spelling_world(tmp_path_factory):
             eos_token=END,
             chat_template=CHAT_TEMPLATE,
         )
-        config = LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=64,
-            intermediate_size=64,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            max_position_embeddings=256,
-            pad_token_id=tokenizer.pad_token_id,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            tie_word_embeddings=True,
-            initializer_range=0.2,
-        )
-        folder = tmp_path_factory.mktemp("spelling")
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            LlamaForCausalLM(config).save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        folders[tokens] = str(folder)
+        model = one_layer(tokenizer, max_position_embeddings=256, **PEAKED)
+        folders[tokens] = saved(model, tokenizer, tmp_path_factory.mktemp("spelling"))
         return folders[tokens]
 
     return build

@@ -150,6 +150,16 @@ def test_who_is_told_not_to_think_has_no_malformed_share(toy_recipe):
     assert "train/kl" in report.metrics and "train/kl_answer" not in report.metrics
 
 
+def assert_gradient_of(loss, state, found):
+    """The gradient of `loss` by autograd is what was `found`, and is not 0."""
+    for _, parameter in state.policy.trainable():
+        parameter.grad = None
+    loss.backward()
+    for mine, (_, parameter) in zip(found, state.policy.trainable(), strict=True):
+        torch.testing.assert_close(mine, parameter.grad, atol=1e-6, rtol=1e-4)
+    assert max(part.abs().max() for part in found) > 1e-4
+
+
 # --- a closing tag of several tokens --------------------------------------------------------------
 
 # `</`, `think`, and `>`, `>7` or `>` with a line break: what the last one carries is thinking as well.
@@ -228,12 +238,7 @@ def test_a_step_trains_only_its_part_where_the_tag_is_spelled(
         )
         logprobs = read(state.policy, report.rollouts, [b]).logprobs_entropies()[0][0]
         loss = loss - advantage * logprobs[part].sum() / 12
-    for _, parameter in state.policy.trainable():
-        parameter.grad = None
-    loss.backward()
-    for mine, (_, parameter) in zip(found, state.policy.trainable(), strict=True):
-        torch.testing.assert_close(mine, parameter.grad, atol=1e-6, rtol=1e-4)
-    assert max(part.abs().max() for part in found) > 1e-4
+    assert_gradient_of(loss, state, found)
 
 
 # --- every combination ----------------------------------------------------------------------------
@@ -489,12 +494,7 @@ def test_the_masked_gradient_is_that_of_the_written_loss(toy, monkeypatch, name,
         weight = {"sum": 1 / 12, "token_mean": 1 / sum(counts), "fixed_length": 1 / (12 * 16),
                   "sequence_mean": 1 / (12 * counts[b])}[aggregation]  # fmt: skip
         loss = loss - advantage * weight * total
-    for _, parameter in state.policy.trainable():
-        parameter.grad = None
-    loss.backward()
-    for mine, (_, parameter) in zip(found, state.policy.trainable(), strict=True):
-        torch.testing.assert_close(mine, parameter.grad, atol=1e-6, rtol=1e-4)
-    assert max(part.abs().max() for part in found) > 1e-4
+    assert_gradient_of(loss, state, found)
 
 
 def test_rows_without_a_trained_token_are_not_computed(toy, monkeypatch):

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,11 +37,10 @@ from workbench.rollout import (
     Messages,
     Rollouts,
     closing,
+    drawn_until,
     last_tokens,
     sample,
-    says_stop,
     texts_of,
-    until_stop,
     whole_texts,
 )
 from workbench.tokens import THINK_TAGS, Tags, opens_thought
@@ -216,13 +214,14 @@ def _continue(
     owners_B = torch.tensor(owners, device=ids_CL.device)
     stop_ids = torch.tensor(policy.stop_ids(), device=ids_CL.device)
     begin = shared_prefill if can_replace(policy.model) else prefill
-    ended = functools.partial(says_stop, policy, ends=policy.stop) if policy.stop else None
-    asked = Request(ids_CL, mask_CL, owners_B, limits_B, stop_ids, settings, stats, begin, ended)
+    asked = Request(ids_CL, mask_CL, owners_B, limits_B, stop_ids, settings, stats, begin)
+
+    def draw(asked: Request) -> Recorded:
+        return decode_by(policy.engine, policy, asked, _generator(seed))
+
     answerer = policy.holding(policy.base_adapter()) if initial else contextlib.nullcontext()
     with answerer:
-        drawn = decode_by(policy.engine, policy, asked, _generator(seed))
-    kept_BT, stopped_B = until_stop(policy, drawn.tokens_BT, drawn.mask_BT, policy.stop)
-    return dataclasses.replace(drawn, mask_BT=kept_BT), stopped_B
+        return drawn_until(policy, asked, policy.stop, draw)
 
 
 def _stitched(policy: Policy, thoughts: Rollouts, answers: Recorded, initial: bool) -> Rollouts:

@@ -150,27 +150,25 @@ def _no_signal(known: Record, recipe: Recipe) -> Remark | None:
     dead = _at(known, "groups/zero_signal")
     if dead is None or dead < MANY:
         return None
-    solved, failed = _at(known, "groups/solved_all"), _at(known, "groups/solved_none")
     if dead < 1:
-        split = "" if solved is None or failed is None else _split(solved, failed)
-        text = f"{percent(dead)} of the groups had no signal{split} and add nothing to the loss; the others"
-        return Remark(f"{text} carry it.")
+        text = f"{percent(dead)} of the groups had no signal{_split(known)} and add nothing to the loss;"
+        return Remark(f"{text} the others carry it.")
     rest = (
         f"Only the anchor acts (beta {_at(known, 'train/beta'):g})."
         if _at(known, "train/beta")
         else "Loss and gradient are 0."
     )
-    cause = (
-        f"no completion closed a thought once and then answered, and separation {recipe.separation!r} gives "
-        "such the lowest reward of their group. Ask for <think> and </think> in the task's prompt, take a "
-        "model that thinks, or train 'joint'."
-        if recipe.separation != "joint" and _at(known, "rollout/malformed") == 1
-        else _cause(solved, failed, recipe)
-    )
-    return Remark(f"No group had signal: {cause} {rest}", wrong=True)
+    return Remark(f"No group had signal: {_cause(known, recipe)} {rest}", wrong=True)
 
 
-def _cause(solved: float | None, failed: float | None, recipe: Recipe) -> str:
+def _cause(known: Record, recipe: Recipe) -> str:
+    if recipe.separation != "joint" and _at(known, "rollout/malformed") == 1:
+        return (
+            f"no completion closed a thought once and then answered, and separation {recipe.separation!r} "
+            "gives such the lowest reward of their group. Ask for <think> and </think> in the task's prompt, "
+            "take a model that thinks, or train 'joint'."
+        )
+    solved, failed = _at(known, "groups/solved_all"), _at(known, "groups/solved_none")
     if failed == 1:
         return (
             f"not one of the {recipe.group_size} completions of any prompt was right. Take easier problems, "
@@ -186,14 +184,16 @@ def _cause(solved: float | None, failed: float | None, recipe: Recipe) -> str:
             f"in each, the rewards' standard deviation is under reward_floor {recipe.reward_floor:g}, or 0. "
             "Lower it."
         )
-    split = "" if solved is None or failed is None else _split(solved, failed)
     return (
-        f"within each, all completions have the same total reward{split}. Take a larger group_size, "
+        f"within each, all completions have the same total reward{_split(known)}. Take a larger group_size, "
         "problems of middling difficulty, or a reward that tells completions apart."
     )
 
 
-def _split(solved: float, failed: float) -> str:
+def _split(known: Record) -> str:
+    solved, failed = _at(known, "groups/solved_all"), _at(known, "groups/solved_none")
+    if solved is None or failed is None:
+        return ""
     return f" ({percent(solved)} all right, {percent(failed)} none right)"
 
 

@@ -16,14 +16,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from workbench.decoding import LOOK, SERIES, Request
+from workbench.decoding import LOOK, SERIES, Recorded, Request
 from workbench.engines import check_engine, decode_by
 from workbench.native import decode_native
 from workbench.tokens import completing
@@ -167,16 +167,16 @@ def sample(
     limits_B = torch.full_like(owners_B, max_new_tokens)
     stop_ids = torch.tensor([*policy.stop_ids(), *further_stops], device=ids_PL.device)
     settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
-    ends = (*policy.stop, *further_texts)
-    ended = functools.partial(says_stop, policy, ends=ends) if ends else None
-    asked = Request(ids_PL, mask_PL, owners_B, limits_B, stop_ids, settings, stats, ended=ended)
-    if use_sampler:
-        recorded = decode_by(engine or policy.engine, policy, asked, generator)
-    else:
-        recorded = decode_native(policy.model, asked, generator)
-    drawn_BT, stopped_B = until_stop(policy, recorded.tokens_BT, recorded.mask_BT, ends)
-    length = int(drawn_BT.sum(1).max())
-    mask_BT = drawn_BT[:, :length]
+    asked = Request(ids_PL, mask_PL, owners_B, limits_B, stop_ids, settings, stats)
+
+    def draw(asked: Request) -> Recorded:
+        if use_sampler:
+            return decode_by(engine or policy.engine, policy, asked, generator)
+        return decode_native(policy.model, asked, generator)
+
+    recorded, stopped_B = drawn_until(policy, asked, (*policy.stop, *further_texts), draw)
+    length = int(recorded.mask_BT.sum(1).max())
+    mask_BT = recorded.mask_BT[:, :length]
     tokens_BT = recorded.tokens_BT[:, :length].masked_fill(~mask_BT, policy.tokenizer.pad_token_id)
     series = [part[:, :length].masked_fill(~mask_BT, 0.0) for part in recorded.statistics_5BT]
     return Rollouts(
@@ -218,6 +218,17 @@ def closing(policy: Policy, tokens_BT: Tensor, mask_BT: Tensor) -> Tensor:
     if marks:
         closing_BT[tuple(torch.tensor(marks, device=mask_BT.device).T)] = True
     return closing_BT
+
+
+def drawn_until(
+    policy: Policy, asked: Request, ends: Sequence[str], draw: Callable[[Request], Recorded]
+) -> tuple[Recorded, Tensor]:
+    """What `draw` makes of `asked`, up to the first of the texts `ends`; and which rows one ended, (B,)."""
+    if ends:
+        asked = dataclasses.replace(asked, ended=functools.partial(says_stop, policy, ends=ends))
+    recorded = draw(asked)
+    mask_BT, stopped_B = until_stop(policy, recorded.tokens_BT, recorded.mask_BT, ends)
+    return dataclasses.replace(recorded, mask_BT=mask_BT), stopped_B
 
 
 def says_stop(policy: Policy, tokens_AT: Tensor, ends: Sequence[str]) -> Tensor:

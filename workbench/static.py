@@ -200,10 +200,6 @@ class Board:
             return eager
         return replay
 
-    def end(self, ended_A: Tensor) -> None:
-        """Let the rows, of the first ones, that have ended by what they say draw no more."""
-        self.alive_R[: len(ended_A)] &= ~ended_A
-
     def leave(self, alive_R: Tensor, filled: int) -> Tensor | None:
         """Go down to the rung that holds the rows still alive; those beyond it move into free ones.
 
@@ -285,7 +281,8 @@ def decode_static(model: nn.Module, asked: Request, uniforms: Callable[[int], Te
                     del first_RV
             _record(recorded, board, rows, slice(start, start + steps))
             if asked.ended is not None:
-                board.end(asked.ended(recorded.tokens_BT[rows.to(device), : start + steps]))
+                ended_A = asked.ended(recorded.tokens_BT[rows.to(device), : start + steps])
+                board.alive_R[: len(rows)] &= ~ended_A
             alive_R = board.alive_R[: board.rows].cpu()
             if not alive_R.any():
                 break

@@ -1,5 +1,6 @@
 """What several benchmarks share: models, TRL's trainer, and clocks that read side by side."""
 
+import json
 import os
 import statistics
 import tempfile
@@ -19,6 +20,14 @@ warnings.filterwarnings("ignore")
 
 PROMPTS, GROUP = 16, 16
 BETA, RATE = 0.05, 1e-5  # a small rate, so that completions keep their length
+
+
+def write(found, path):
+    """Print the figures as JSON, and write them where asked."""
+    text = json.dumps(found, indent=2)
+    print(text)
+    if path:
+        path.write_text(text + "\n")
 
 
 def wait():

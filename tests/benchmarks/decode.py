@@ -8,14 +8,13 @@ large copy. With `--out`, all of it is written there as JSON, with the machine's
 """
 
 import argparse
-import json
 import platform
 import statistics
 import tempfile
 import time
 from pathlib import Path
 
-from tests.benchmarks.common import never_ending, wait  # first: it sets the hub offline
+from tests.benchmarks.common import never_ending, wait, write  # first: it sets the hub offline
 
 SHAPES = {
     "toy": {
@@ -181,10 +180,7 @@ def main():
     arguments.add_argument("--rounds", type=int, default=3)
     arguments.add_argument("--out", type=Path)
     arguments = arguments.parse_args()
-    found = json.dumps(measure(arguments), indent=2)
-    print(found)
-    if arguments.out:
-        arguments.out.write_text(found + "\n")
+    write(measure(arguments), arguments.out)
 
 
 if __name__ == "__main__":

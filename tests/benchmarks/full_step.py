@@ -14,7 +14,6 @@ Needs the extra `benchmark`.
 
 import argparse
 import contextlib
-import json
 import math
 import os
 from pathlib import Path
@@ -26,6 +25,7 @@ from tests.benchmarks.common import (  # first: it sets the hub offline
     grpo_recipe,
     never_ending,
     trl_trainer,
+    write,
 )
 from tests.benchmarks.decode import SHAPES, build, machine
 
@@ -248,14 +248,6 @@ def about(arguments):
         "machine": machine(device),
         "load": os.getloadavg(),
     }
-
-
-def write(found, path):
-    """Print the figures as JSON, and write them where asked."""
-    text = json.dumps(found, indent=2)
-    print(text)
-    if path:
-        path.write_text(text + "\n")
 
 
 def main():

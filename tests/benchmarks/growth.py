@@ -13,8 +13,8 @@ import dataclasses
 import math
 from pathlib import Path
 
-from tests.benchmarks.common import Clocks  # first: it sets the hub offline
-from tests.benchmarks.full_step import about, parser, prepared, workbench_step, write
+from tests.benchmarks.common import Clocks, write  # first: it sets the hub offline
+from tests.benchmarks.full_step import about, parser, prepared, workbench_step
 
 AXES = {"group_size": "completions of a prompt", "max_new_tokens": "new tokens"}
 TIMES = ("step_s", "cpu_s", "sample_s", "update_s", "work")
